@@ -1,0 +1,1 @@
+"""Who acts in an environment, and what is recorded of it."""

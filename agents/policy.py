@@ -1,0 +1,81 @@
+"""What acts: a policy decides for many running episodes at once.
+
+A policy keeps nothing about an episode itself; what it must remember goes into `Episode.memory`, which ends with the
+episode. So one policy object serves any number of episodes, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+from toolenv.envs.tool_env import ToolEnv
+from toolenv.envs.turn import Message
+from toolenv.scenarios.sampler import Task
+from toolenv.scenarios.splits import mix, salt
+from toolenv.tools.calls import Json
+from toolenv.tools.toolbox import Toolbox
+
+
+@dataclass(slots=True)
+class Episode:
+    """A running episode, as a policy sees it.
+
+    Attributes:
+        env: the environment. Teachers may fork it and read its task; a student must look at `messages` only.
+        trial: numbers repeated attempts at one seed.
+        memory: scratch space of the policy.
+    """
+
+    env: ToolEnv
+    trial: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> list[Message]:
+        return self.env.messages
+
+    @property
+    def task(self) -> Task:
+        return self.env.task
+
+    @property
+    def toolbox(self) -> Toolbox:
+        return self.env.toolbox
+
+    def rng(self, purpose: str) -> Random:
+        """A generator for this episode and purpose, made at its first use and kept."""
+        key = f"rng:{purpose}"
+        if key not in self.memory:
+            self.memory[key] = Random(mix(self.task.seed, self.trial, salt(purpose)))
+        generator: Random = self.memory[key]
+        return generator
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy does next.
+
+    Attributes:
+        action: goes to `env.step` as it is.
+        text: what the policy wrote, if it writes text; else the record renders the action.
+        token_ids: the sampled tokens of `text`, with their log-probabilities in nats.
+        labels: ground truth about the decision, such as an injected fault; kept in the record.
+    """
+
+    action: Any
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    labels: dict[str, Json] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """Decides for a batch of episodes."""
+
+    name: str
+
+    def act(self, episodes: Sequence[Episode]) -> list[Decision]:
+        """One decision an episode, in the same order."""

@@ -1,0 +1,143 @@
+"""The one episode loop: a policy acts in many episodes at once, and each comes out as a trajectory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolenv.agents.dialects import ToolenvDialect
+from toolenv.agents.policy import Decision, Episode, Policy
+from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory
+from toolenv.envs.actions import parse_action
+from toolenv.envs.tool_env import ToolEnv
+from toolenv.scenarios.loading import Scenario
+from toolenv.tools.version import __version__
+
+DEFAULT_BATCH = 16
+_DIALECT = ToolenvDialect()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One episode to run: a task (by seed, or by seed and family), and which trial at it this is."""
+
+    seed: int
+    family: str | None = None
+    trial: int = 0
+
+
+@dataclass(slots=True)
+class _Running:
+    attempt: Attempt
+    episode: Episode
+    began: float
+    steps: list[Step] = field(default_factory=list)
+    policy_s: float = 0.0
+
+
+def rollout(
+    scenario: Scenario,
+    policy: Policy,
+    attempts: Iterable[Attempt],
+    *,
+    families: str | Iterable[str] = "train",
+    batch: int = DEFAULT_BATCH,
+    **env_options: Any,
+) -> Iterator[Trajectory]:
+    """Run the attempts, at most `batch` at once; trajectories come in the order in which they end.
+
+    Args:
+        families: what seeds are drawn from.
+        env_options: further arguments of `ToolEnv`.
+
+    Each trajectory depends on its attempt, the policy and the scenario alone, not on the batch it ran in (as far as
+    the policy's own arithmetic does not).
+    """
+    waiting = iter(attempts)
+    first = ToolEnv(scenario, families=families, **env_options)
+    idle = [first]
+    running: list[_Running] = []
+    while True:
+        while len(running) < batch and (attempt := next(waiting, None)) is not None:
+            if not idle:
+                idle.append(ToolEnv(scenario, families=first.sampler.names, **env_options))
+            running.append(_begin(idle.pop(), attempt))
+        if not running:
+            return
+        began = time.perf_counter()
+        decisions = policy.act([item.episode for item in running])
+        spent = (time.perf_counter() - began) / len(running)
+        going: list[_Running] = []
+        for item, decision in zip(running, decisions, strict=True):
+            item.policy_s += spent
+            ended = _step(item, decision)
+            if ended is None:
+                going.append(item)
+            else:
+                yield _record(item, policy, ended)
+                idle.append(item.episode.env)
+        running = going
+
+
+def _begin(env: ToolEnv, attempt: Attempt) -> _Running:
+    began = time.perf_counter()
+    env.reset(seed=attempt.seed, options=None if attempt.family is None else {"family": attempt.family})
+    return _Running(attempt, Episode(env, attempt.trial), began)
+
+
+def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
+    """Carry out a decision and record it; the info of the last step if the episode ended."""
+    action = parse_action(decision.action)
+    _, reward, terminated, truncated, info = item.episode.env.step(action)
+    text = _DIALECT.render(action) if decision.text is None else decision.text
+    messages = info["messages"]
+    item.steps.append(
+        Step(
+            action=action.to_action(),
+            observation=messages[-1]["content"] if len(messages) == 2 else "",
+            effect=info["effect"],
+            error=info["error"],
+            reward=reward,
+            text=text,
+            spans=_DIALECT.spans(text),
+            token_ids=decision.token_ids,
+            logprobs=decision.logprobs,
+            labels=decision.labels,
+        )
+    )
+    return {**info, "truncated": truncated} if terminated or truncated else None
+
+
+def _record(item: _Running, policy: Policy, info: dict[str, Any]) -> Trajectory:
+    env = item.episode.env
+    task, toolbox = env.task, env.toolbox
+    lost = info.get("sandbox_lost", False)
+    called = {step.tool for step in item.steps if step.tool in toolbox}
+    return Trajectory(
+        schema_version=SCHEMA_VERSION,
+        id=f"{task.id}/{policy.name}/{item.attempt.trial}",
+        scenario=task.scenario.name,
+        scenario_version=task.scenario.version,
+        toolbox_version=toolbox.version,
+        tool_versions={name: toolbox[name].spec.version for name in toolbox.names if name in called},
+        toolenv_version=__version__,
+        task=task.id,
+        family=task.family_name,
+        difficulty=task.family.difficulty,
+        split=task.split.value,
+        seed=task.seed,
+        policy=policy.name,
+        trial=item.attempt.trial,
+        system=task.system,
+        instruction=task.instruction,
+        steps=tuple(item.steps),
+        reward=sum(step.reward for step in item.steps),
+        success=info.get("success", False),
+        truncated=info["truncated"],
+        sandbox_lost=lost,
+        grade=info.get("grade", {}),
+        world_digest="" if lost else env.session.digest(),
+        timing=Timing(round(item.policy_s, 6), round(time.perf_counter() - item.began, 6)),
+    )

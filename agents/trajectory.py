@@ -1,0 +1,194 @@
+"""The record of an episode: one versioned, frozen form that everything downstream is a view of.
+
+A record replays: scenario and task id give the world and the request, `steps[i].action` gives what was done, and the
+observations must come out the same to the byte. Timing is kept apart, since it does not replay. What can be derived
+(messages, tool sequence, number of steps) is a property.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import orjson
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from toolenv.agents.dialects import Span
+from toolenv.envs.actions import Action, Answer, Call, parse_action
+from toolenv.envs.turn import Message, answer_messages, call_messages, unreadable_messages
+from toolenv.tools.calls import Json, ToolResult
+from toolenv.tools.errors import RecordError
+
+SCHEMA_VERSION = 1
+
+# Unknown fields are refused, and so is a number where text should be.
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step.
+
+    Attributes:
+        action: what was handed to the environment: a mapping, or the raw text if it could not be read.
+        observation: the text of the reply; "" after an answer.
+        effect: "read" or "write" of the tool that was called, or None.
+        error: the type of the error, or None.
+        text: what the policy wrote, control tokens included.
+        spans: REASON and ACT in `text`, as character offsets.
+        token_ids, logprobs: of `text` as it was sampled (log-probabilities in nats), if it was.
+        labels: ground truth about the step, such as an injected fault.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    action: Json
+    observation: str
+    effect: str | None
+    error: str | None
+    reward: float
+    text: str
+    spans: tuple[Span, ...]
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    labels: dict[str, Json] = field(default_factory=dict)
+
+    @property
+    def parsed(self) -> Action:
+        return parse_action(self.action)
+
+    @property
+    def tool(self) -> str | None:
+        """The name that was called, whether there is such a tool or not."""
+        return self.action["name"] if isinstance(self.action, dict) and "name" in self.action else None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Wall-clock seconds: of acting (the policy) and of the whole episode. Not part of what replays."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    policy_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A whole episode.
+
+    Attributes:
+        id: `task/policy/trial`; unique in a dataset.
+        task: the task's id, `scenario/family/seed`.
+        scenario_version, toolbox_version: hashes of the scenario's file and of all tool specs.
+        tool_versions: tool -> version, of the tools that were called.
+        grade: the parts of the verdict, and one sentence a breach.
+        world_digest: of the final world.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    schema_version: int
+    id: str
+    scenario: str
+    scenario_version: str
+    toolbox_version: str
+    tool_versions: dict[str, str]
+    toolenv_version: str
+    task: str
+    family: str
+    difficulty: int
+    split: str
+    seed: int
+    policy: str
+    trial: int
+    system: str
+    instruction: str
+    steps: tuple[Step, ...]
+    reward: float
+    success: bool
+    truncated: bool
+    sandbox_lost: bool
+    grade: dict[str, Json]
+    world_digest: str
+    timing: Timing | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation in canonical form, as the environment gave it."""
+        messages: list[Message] = [
+            {"role": "system", "content": self.system},
+            {"role": "user", "content": self.instruction},
+        ]
+        for number, step in enumerate(self.steps, 1):
+            messages += messages_of_step(step, number)
+        return messages
+
+    @property
+    def tool_sequence(self) -> tuple[str, ...]:
+        """The names that were called, in order."""
+        return tuple(tool for step in self.steps if (tool := step.tool) is not None)
+
+    @property
+    def answer(self) -> str | None:
+        """The final answer, if one was given."""
+        if self.steps and isinstance(action := self.steps[-1].parsed, Answer):
+            return action.text
+        return None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The kinds of fault that were put in on purpose."""
+        return tuple(step.labels["fault"] for step in self.steps if "fault" in step.labels)
+
+    def without_timing(self) -> Trajectory:
+        """The part that replays."""
+        return replace(self, timing=None)
+
+    def to_json(self) -> bytes:
+        """One line of JSONL, without the newline."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, line: bytes | str, where: str = "<record>") -> Trajectory:
+        """Read one line.
+
+        Args:
+            where: file and line, for errors.
+
+        Raises:
+            RecordError: damaged, incomplete or of another version; names field and rule.
+        """
+        try:
+            return _adapter().validate_json(line)
+        except ValidationError as error:
+            _raise_if_other_version(line, where)
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            name = ".".join(str(part) for part in first["loc"]) or "record"
+            raise RecordError(f"{where}: {name}: {first['msg']}") from None
+
+
+def messages_of_step(step: Step, number: int) -> list[Message]:
+    """The messages that a step added to the conversation."""
+    action = step.parsed
+    result = ToolResult(None, step.observation, None, step.error)
+    if isinstance(action, Call):
+        return call_messages(action, number, result)
+    if isinstance(action, Answer):
+        return answer_messages(action)
+    return unreadable_messages(action, result)
+
+
+@lru_cache(1)
+def _adapter() -> TypeAdapter[Trajectory]:
+    return TypeAdapter(Trajectory)
+
+
+def _raise_if_other_version(line: bytes | str, where: str) -> None:
+    try:
+        version: Any = orjson.loads(line).get("schema_version")
+    except (orjson.JSONDecodeError, AttributeError):
+        return
+    if version != SCHEMA_VERSION:
+        raise RecordError(f"{where}: schema_version: this is version {version}; version {SCHEMA_VERSION} is read here")

@@ -1,0 +1,1 @@
+"""The episode: Gymnasium environments in which an agent calls tools."""

@@ -1,0 +1,267 @@
+"""`ToolEnv`: a Gymnasium environment in which an agent solves tasks by calling tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from toolenv.envs.actions import Answer, Malformed, parse_action
+from toolenv.envs.rewards import OutcomeReward, Reward, StepEvent
+from toolenv.envs.spaces import Bytes, ToolCallSpace, observation_space
+from toolenv.envs.turn import Info, Message, Observation, Turn, observed_instruction
+from toolenv.scenarios.goals import Grade
+from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.scenarios.sampler import Sampler, Task
+from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, SEEDS_PER_CYCLE, Split
+from toolenv.tools.calls import ToolResult
+from toolenv.tools.errors import SandboxLost
+from toolenv.tools.sandbox.contract import Sandbox, ToolSession
+from toolenv.tools.sandbox.embedded import make_sandbox
+from toolenv.tools.world import WorldSnapshot
+
+_SEEDS = {
+    Split.TRAIN: (0, FIRST_VALIDATION_SEED),
+    Split.VALIDATION: (FIRST_VALIDATION_SEED, FIRST_TEST_SEED),
+    Split.TEST: (FIRST_TEST_SEED, SEEDS_PER_CYCLE),
+}
+
+
+@dataclass(slots=True)
+class _Episode:
+    """What changes during an episode, the world apart."""
+
+    task: Task
+    instruction: Bytes
+    step: int = 0
+    messages: list[Message] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    ended: bool = False
+
+    def copy(self) -> _Episode:
+        return _Episode(
+            self.task, self.instruction, self.step, self.messages.copy(), self.results.copy(), self.ended
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSnapshot:
+    """The state of an episode. Two are equal exactly when task, world and conversation are."""
+
+    task_id: str
+    world: WorldSnapshot
+    messages: tuple[Message, ...]
+    ended: bool
+    _episode: _Episode = field(compare=False, repr=False)
+
+
+class ToolEnv(gymnasium.Env[Observation, Any]):
+    """Tasks of a scenario, solved by calling tools.
+
+    Observation (Dict): `instruction` (4,096 bytes), the request; `result` (16,384 bytes), the latest tool result or
+        error as JSON; `outcome` (Discrete 4: start, ok, error, answered); `step` (Discrete), steps taken. Text is
+        zero-padded UTF-8: `decode_text` gives the string, and `info["messages"]` has the whole conversation's.
+    Action (ToolCallSpace): `{"name": ..., "arguments": {...}}` or `{"answer": ...}`, with an optional `"reasoning"`;
+        or the same as JSON text. `step` never raises for what an agent did: a bad action gives a typed error.
+    Reward: 1 at the end of a solved task, else 0, unless another `reward` is given.
+    Terminates when the agent answers. Truncates at the scenario's step limit, or when the sandbox is lost (then
+        `info["reward_masked"]` is set).
+    State: one world and one conversation; `snapshot()`, `restore()`, `fork()`.
+    Info: `messages` that the turn added; at reset the task's id, family, difficulty and split, and the `tools`;
+        after a call its `effect` and `error` type; at the end `success` and `grade`. All of it follows from the seed.
+
+    Args:
+        scenario: a shipped scenario's name, a YAML file, or a loaded scenario.
+        families: "train", "unseen", "all", or names of families.
+        split: where seeds are drawn from when `reset` gets none. A seed that is given decides its own split.
+        max_steps: instead of the scenario's limit.
+        reward: function of a step's event.
+        sandbox: where tools run.
+        render_mode: "ansi" or None.
+
+    Raises:
+        ScenarioError: the scenario's file is wrong; names file, line, field and rule.
+
+    Example:
+        >>> import gymnasium, toolenv
+        >>> env = gymnasium.make("ToolEnv-CRM-v0")
+        >>> observation, info = env.reset(seed=7)
+        >>> observation, reward, terminated, truncated, info = env.step({"answer": "I do not know."})
+        >>> terminated, reward
+        (True, 0.0)
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        scenario: str | Path | Scenario,
+        *,
+        families: str | Iterable[str] = "train",
+        split: str = "train",
+        max_steps: int | None = None,
+        reward: Reward | None = None,
+        sandbox: str | Sandbox = "embedded",
+        render_mode: str | None = None,
+    ) -> None:
+        self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+        self.sampler = Sampler(self.scenario, families)
+        self.toolbox = self.scenario.toolbox
+        self.split = Split(split)
+        self.max_steps = self.scenario.file.max_steps if max_steps is None else max_steps
+        self.reward: Reward = OutcomeReward() if reward is None else reward
+        self.sandbox = make_sandbox(sandbox) if isinstance(sandbox, str) else sandbox
+        self.render_mode = render_mode
+        self.observation_space = observation_space(self.max_steps)
+        self.action_space = ToolCallSpace(self.toolbox)
+        self._tools = self.toolbox.to_openai()
+        self._episode: _Episode | None = None
+        self._session: ToolSession | None = None
+
+    # -- Gymnasium's interface ----------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
+        """Begin the task of `seed`; without one, the next task of the environment's own generator.
+
+        Args:
+            options: `{"task": "crm/order_status/17"}` for that very task, `{"family": "order_status"}` for the
+                seed's task of that family.
+        """
+        super().reset(seed=seed)
+        task = self._pick(int(self.np_random.integers(*_SEEDS[self.split])) if seed is None else seed, options or {})
+        if self._session is not None:
+            self._session.close()
+        self._session = self.sandbox.open(task.world, self.toolbox)
+        self._episode = _Episode(task, observed_instruction(task))
+        turn = Turn.first(task, self._episode.instruction)
+        self._episode.messages.extend(turn.info["messages"])
+        turn.info["tools"] = self._tools
+        return turn.observation, turn.info
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
+        """Carry out an action.
+
+        Raises:
+            ResetNeeded: the episode has ended, or none was begun.
+        """
+        episode = self._running()
+        episode.step += 1
+        try:
+            turn, event = self._act(episode, action)
+        except SandboxLost:
+            turn, event = Turn.lost(episode.instruction, episode.step), None
+        episode.ended = turn.terminated or turn.truncated
+        episode.messages.extend(turn.info["messages"])
+        reward = 0.0 if event is None else self.reward(event)
+        return turn.observation, reward, turn.terminated, turn.truncated, turn.info
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The conversation so far as plain text, in render mode "ansi"."""
+        if self.render_mode != "ansi" or self._episode is None:
+            return None
+        return "\n".join(_render(message) for message in self._episode.messages)
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._episode = None
+
+    # -- what else an episode can do ----------------------------------------------------------------
+
+    @property
+    def task(self) -> Task:
+        return self._begun().task
+
+    @property
+    def messages(self) -> list[Message]:
+        """The whole conversation so far."""
+        return self._begun().messages
+
+    @property
+    def session(self) -> ToolSession:
+        """The world behind the episode, for graders and teachers. An agent must not get at it."""
+        self._begun()
+        assert self._session is not None
+        return self._session
+
+    def fork(self) -> ToolEnv:
+        """An independent environment in the same state of the same episode."""
+        episode = self._begun()
+        other = ToolEnv.__new__(ToolEnv)
+        other.__dict__.update(self.__dict__)
+        other._np_random = None
+        other._episode = episode.copy()
+        other._session = self.session.fork()
+        return other
+
+    def snapshot(self) -> EnvSnapshot:
+        """The state of the episode as a value."""
+        episode = self._begun()
+        return EnvSnapshot(
+            episode.task.id, self.session.snapshot(), tuple(episode.messages), episode.ended, episode.copy()
+        )
+
+    def restore(self, snapshot: EnvSnapshot) -> None:
+        """Go on from a snapshot, of this environment or of another of the same scenario."""
+        if self._session is None:
+            self._session = self.sandbox.open(snapshot.world.image, self.toolbox)
+        self._session.restore(snapshot.world)
+        self._episode = snapshot._episode.copy()
+
+    def grade(self, answer: str | None = None) -> Grade:
+        """How the episode would be graded if it ended now with this answer."""
+        episode = self._begun()
+        return episode.task.grade(answer=answer, diff=self.session.diff(), results=episode.results)
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _pick(self, seed: int, options: dict[str, Any]) -> Task:
+        if "task" in options:
+            return self.sampler.task_by_id(options["task"])
+        if "family" in options:
+            return self.sampler.task_of(options["family"], seed)
+        return self.sampler.task(seed)
+
+    def _begun(self) -> _Episode:
+        if self._episode is None:
+            raise ResetNeeded("no episode has begun: call reset() first")
+        return self._episode
+
+    def _running(self) -> _Episode:
+        episode = self._begun()
+        if episode.ended:
+            raise ResetNeeded("the episode has ended: call reset()")
+        return episode
+
+    def _act(self, episode: _Episode, raw: Any) -> tuple[Turn, StepEvent]:
+        action = parse_action(raw)
+        if isinstance(action, Answer):
+            grade = self.grade(action.text)
+            turn = Turn.answered(episode.instruction, episode.step, action).graded(grade)
+            return turn, StepEvent(grade=grade)
+        if isinstance(action, Malformed):
+            result = ToolResult.failure(action.error)
+            turn = Turn.unreadable(episode.instruction, episode.step, action, result)
+        else:
+            result = self.session.call(action.name, action.arguments)
+            turn = Turn.called(episode.instruction, episode.step, action, result)
+            if result.ok:
+                episode.results.append(result.text)
+        if episode.step < self.max_steps:
+            return turn, StepEvent(result)
+        turn.truncated = True
+        grade = self.grade()
+        return turn.graded(grade), StepEvent(result, grade)
+
+
+def _render(message: Message) -> str:
+    lines = [message["content"]] if message["content"] else []
+    if message.get("reasoning_content"):
+        lines.insert(0, f"({message['reasoning_content']})")
+    lines += [f"{c['function']['name']} {c['function']['arguments']}" for c in message.get("tool_calls", ())]
+    return f"{message['role']}: " + "\n  ".join(lines)

@@ -1,0 +1,1 @@
+"""What is to be done, in which world: scenario files, populations, tasks, goals and their audit."""

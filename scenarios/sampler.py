@@ -1,0 +1,279 @@
+"""From a scenario and a seed to a task: the world, the values in the request, its wording.
+
+A task depends on (family, seed) alone, never on what other families there are. Worlds are made once a process
+and shared; rows to draw from are looked up once a world and remembered.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+import apsw
+
+from toolenv.scenarios import templates
+from toolenv.scenarios.goals import CompiledGoal, Grade
+from toolenv.scenarios.loading import Scenario
+from toolenv.scenarios.plan import CompiledPlan, PlanRun
+from toolenv.scenarios.population import crm_population
+from toolenv.scenarios.schema import Family, Population, Variable
+from toolenv.scenarios.splits import Split, WeightedChoice, mix, salt, split_of
+from toolenv.tools.errors import ScenarioError
+from toolenv.tools.world import RowChange, WorldImage
+
+MAX_DRAWS = 200
+_CACHED_QUERIES = 4_096
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One request in one world, with what is needed to solve and to grade it.
+
+    Attributes:
+        id: `scenario/family/seed`.
+        instruction: what the user asks.
+        system: the policy under which the agent works.
+        variables: the values drawn; rows are mappings of their columns, money in cents.
+    """
+
+    scenario: Scenario = field(repr=False)
+    family_name: str
+    seed: int
+    world: WorldImage = field(repr=False)
+    variables: dict[str, Any] = field(repr=False)
+    instruction: str
+    compiled: CompiledFamily = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return f"{self.scenario.name}/{self.family_name}/{self.seed}"
+
+    @property
+    def family(self) -> Family:
+        return self.scenario.families[self.family_name]
+
+    @property
+    def system(self) -> str:
+        return self.scenario.file.policy
+
+    @property
+    def split(self) -> Split:
+        return split_of(self.seed)
+
+    @property
+    def content(self) -> tuple[str, str, str]:
+        """What makes two tasks the same: family, world and request."""
+        return self.family_name, self.world.name, self.instruction
+
+    def start_plan(
+        self, rng: Random | None = None, route: int = 0, *, prefer_first_call: bool = False
+    ) -> PlanRun:
+        """Begin the gold plan (route 0) or one of the other routes."""
+        return self.compiled.plans[route].start(self.variables, rng, prefer_first_call=prefer_first_call)
+
+    def grade(self, *, answer: str | None, diff: Sequence[RowChange], results: Sequence[str]) -> Grade:
+        return self.compiled.goal.grade(self.variables, self.instruction, answer=answer, diff=diff, results=results)
+
+
+class CompiledFamily:
+    """A family with its templates compiled."""
+
+    def __init__(self, scenario: Scenario, name: str) -> None:
+        family = scenario.families[name]
+        self.name = name
+        self.salt = salt(f"{scenario.name}/{name}")
+        self.variables = [(key, _Draw.of(variable)) for key, variable in family.variables.items()]
+        self.phrasings = [templates.compile_template(text) for text in family.phrasings]
+        self.plans = [CompiledPlan(steps) for steps in (family.plan, *family.routes)]
+        self.goal = CompiledGoal(family.goal, scenario.toolbox.identifiers)
+
+
+class Sampler:
+    """Draws the tasks of a scenario.
+
+    Args:
+        families: names of families to draw from, or "train", "unseen" or "all".
+
+    Raises:
+        ScenarioError: no family is left, or one of that name does not exist.
+    """
+
+    def __init__(self, scenario: Scenario, families: str | Iterable[str] = "train") -> None:
+        self.scenario = scenario
+        self.names = _select(scenario, families)
+        self._choose = WeightedChoice({name: scenario.families[name].weight for name in self.names})
+        self._compiled: dict[str, CompiledFamily] = {}
+
+    def task(self, seed: int) -> Task:
+        """The task of a seed, from one of the chosen families."""
+        return self.task_of(self._choose(seed), seed)
+
+    def task_by_id(self, task_id: str) -> Task:
+        """The task of an id such as `crm/refund_latest/17`, of any family of the scenario.
+
+        Raises:
+            ScenarioError: the id is not one of this scenario.
+        """
+        scenario, _, rest = task_id.partition("/")
+        family, _, seed = rest.partition("/")
+        if scenario != self.scenario.name or family not in self.scenario.families or not seed.isdecimal():
+            raise ScenarioError([f"{task_id!r}: not a task of {self.scenario.name}: write {self.scenario.name}/FAMILY/SEED"])
+        return self.task_of(family, int(seed))
+
+    def task_of(self, family_name: str, seed: int) -> Task:
+        """The task of a family and a seed.
+
+        Raises:
+            ScenarioError: the family's conditions hold nowhere in the seed's world.
+        """
+        compiled = self._compiled.get(family_name)
+        if compiled is None:
+            compiled = self._compiled[family_name] = CompiledFamily(self.scenario, family_name)
+        frame = _frame(self.scenario.file.population, _world_index(self.scenario.file.population, seed))
+        rng = Random(mix(seed, compiled.salt))
+        for _ in range(MAX_DRAWS):
+            variables = _draw(compiled, frame, rng)
+            if variables is not None:
+                phrasing = rng.choice(compiled.phrasings)
+                instruction = self._render(phrasing, variables, family_name)
+                return Task(self.scenario, family_name, seed, frame.image, variables, instruction, compiled)
+        raise ScenarioError([f"{self.scenario.name}/{family_name}/{seed}: no values meet the conditions of its variables"])
+
+    def _render(self, phrasing: templates.Rendered, variables: dict[str, Any], family: str) -> str:
+        try:
+            return str(phrasing(variables))
+        except templates.TemplateError as error:
+            raise ScenarioError([f"{self.scenario.name}: families.{family}.phrasings: {error}"]) from None
+
+
+def _select(scenario: Scenario, families: str | Iterable[str]) -> tuple[str, ...]:
+    every = scenario.families
+    if families == "all":
+        return tuple(every)
+    if families in ("train", "unseen"):
+        names = tuple(name for name, family in every.items() if family.split == families)
+    else:
+        names = tuple(families.split(",")) if isinstance(families, str) else tuple(families)
+    if unknown := [name for name in names if name not in every]:
+        raise ScenarioError([f"{scenario.name} has no family {unknown[0]!r}; it has {', '.join(every)}"])
+    if not names:
+        raise ScenarioError([f"{scenario.name} has no families in {families!r}"])
+    return names
+
+
+# -- worlds --------------------------------------------------------------------------------------------
+
+
+def _world_index(population: Population, seed: int) -> int:
+    """Each split draws from its own range of worlds."""
+    split = split_of(seed)
+    held_out = population.held_out_worlds
+    if split is Split.TRAIN:
+        return mix(seed, 1) % population.worlds
+    offset = population.worlds if split is Split.VALIDATION else population.worlds + held_out
+    return offset + mix(seed, 1) % held_out
+
+
+class _Frame:
+    """A world to draw from: its image, and a connection that can only read."""
+
+    def __init__(self, image: WorldImage) -> None:
+        self.image = image
+        self._world = image.open()
+        self._world.forbid_writing()
+        self.rows = lru_cache(_CACHED_QUERIES)(self._rows)
+
+    def _rows(self, sql: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
+        return self._world.all(sql, parameters)
+
+
+_FRAMES: dict[tuple[str, int], _Frame] = {}
+_FRAMES_LOCK = threading.Lock()
+
+
+def _frame(population: Population, index: int) -> _Frame:
+    key = (population.model_dump_json(exclude={"worlds", "held_out_worlds"}), index)
+    frame = _FRAMES.get(key)
+    if frame is None:
+        with _FRAMES_LOCK:
+            frame = _FRAMES.get(key)
+            if frame is None:
+                image = crm_population(
+                    mix(population.seed, index),
+                    locale=population.locale,
+                    customers=population.customers,
+                    products=population.products,
+                    orders=population.orders,
+                )
+                frame = _FRAMES[key] = _Frame(image)
+    return frame
+
+
+# -- variables -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """A variable with its templates compiled."""
+
+    variable: Variable
+    sql: str = ""
+    parameters: tuple[templates.Rendered, ...] = ()
+    value: templates.Rendered | None = None
+    require: templates.Rendered | None = None
+
+    @classmethod
+    def of(cls, variable: Variable) -> _Draw:
+        text, value = variable.query or variable.rows or "", None
+        if variable.row is not None:
+            condition = f" WHERE {variable.row.where}" if variable.row.where else ""
+            text = f"SELECT * FROM {variable.row.table}{condition} ORDER BY id"
+        if variable.kind == "value":
+            value = templates.compile_template(variable.value)
+        sql, parameters = templates.expressions_in(text)
+        require = None if variable.require is None else templates.compile_template(variable.require)
+        return cls(variable, sql, tuple(parameters), value, require)
+
+
+def _draw(compiled: CompiledFamily, frame: _Frame, rng: Random) -> dict[str, Any] | None:
+    """Values for all variables, or None if some condition does not hold."""
+    values: dict[str, Any] = {}
+    for name, draw in compiled.variables:
+        try:
+            found = _value(draw, values, frame, rng)
+            if found is _NOTHING:
+                return None
+            values[name] = found
+            if draw.require is not None and not draw.require(values):
+                return None
+        except (templates.TemplateError, apsw.Error) as error:
+            raise ScenarioError([f"families.{compiled.name}.variables.{name}: {error}"]) from None
+    return values
+
+
+_NOTHING = object()
+
+
+def _value(draw: _Draw, values: dict[str, Any], frame: _Frame, rng: Random) -> Any:
+    variable = draw.variable
+    if draw.sql:
+        rows = frame.rows(draw.sql, tuple([render(values) for render in draw.parameters]))
+        if variable.rows is not None:
+            return rows
+        if not rows:
+            return _NOTHING
+        return rows[0] if variable.query is not None else rng.choice(rows)
+    if draw.value is not None:
+        return draw.value(values)
+    if variable.choice is not None:
+        return rng.choice(variable.choice)
+    if variable.integer is not None:
+        return rng.randrange(variable.integer.low, variable.integer.high + 1, variable.integer.step)
+    assert variable.absent is not None
+    candidate = "".join(str(rng.randrange(10)) if letter == "#" else letter for letter in variable.absent.like)
+    taken = frame.rows(f"SELECT id FROM {variable.absent.table} WHERE id = ?", (candidate,))
+    return _NOTHING if taken else candidate

@@ -1,0 +1,222 @@
+"""The scenario file as models: what a YAML file may say, and what each field means.
+
+The same models give the published JSON Schema (`scenario.schema.json`, for editors), the defaults and the
+errors. Reading a file, with lines in its errors, is `loading.py`'s; drawing tasks from it is `sampler.py`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=60)]
+Text = Annotated[str, Field(min_length=1, max_length=4_000)]
+Texts = Annotated[list[Text], Field(min_length=1)]
+
+
+class Model(BaseModel):
+    """Unknown fields are errors: a misspelt field must not pass in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Population(Model):
+    """The worlds of a scenario: how many, how large, in which locale."""
+
+    kind: Literal["crm"] = Field("crm", description="The generator of worlds.")
+    locale: str = Field("en_US", description="A Faker locale: names, cities and addresses come from it.")
+    seed: int = Field(0, ge=0, description="Worlds differ between population seeds.")
+    worlds: int = Field(16, ge=1, le=10_000, description="Worlds that training tasks are drawn from.")
+    held_out_worlds: int = Field(8, ge=1, le=10_000, description="Further worlds, for validation and for test each.")
+    customers: int = Field(40, ge=5, le=100_000, description="Customers a world.")
+    products: int = Field(30, ge=5, le=100_000, description="Products a world.")
+    orders: int = Field(140, ge=10, le=1_000_000, description="Orders a world.")
+
+
+class RowDraw(Model):
+    """A random row of a table."""
+
+    table: Name = Field(description="The table to draw from.")
+    where: Text | None = Field(None, description="SQL condition; {{ expressions }} over earlier variables are bound.")
+
+
+class AbsentDraw(Model):
+    """A well-formed id that no row has."""
+
+    table: Name = Field(description="The table in which the id must be missing.")
+    like: Text = Field(description="The id's form; each # is a digit, such as ORD-#####.")
+
+
+class IntegerDraw(Model):
+    """A random integer, both ends included."""
+
+    low: int
+    high: int
+    step: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IntegerDraw:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+class Variable(Model):
+    """How a variable gets its value: exactly one of these fields."""
+
+    row: RowDraw | None = Field(None, description="A random row of a table, as a mapping of its columns.")
+    query: Text | None = Field(None, description="SQL; the first row as a mapping. No row: the task is drawn anew.")
+    rows: Text | None = Field(None, description="SQL; all rows as a list of mappings.")
+    choice: list[Any] | None = Field(None, min_length=1, description="One of these values.")
+    integer: IntegerDraw | None = Field(None, description="A random integer.")
+    absent: AbsentDraw | None = Field(None, description="An id that names nothing.")
+    value: Any = Field(None, description="A template over earlier variables.")
+    require: Text | None = Field(None, description="Condition on all variables so far; if false the task is drawn anew.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Variable:
+        given = self.model_fields_set - {"require"}
+        if len(given) != 1:
+            raise ValueError(f"exactly one of row, query, rows, choice, integer, absent, value; got {sorted(given)}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.model_fields_set - {"require"}))
+
+
+class Alternative(Model):
+    """Another call that serves a step as well."""
+
+    call: Name = Field(description="A tool of the toolbox.")
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with", description="Arguments: templates.")
+    take: Text | None = Field(None, description="What of `result` the step is to remember; all of it if left out.")
+
+
+class Step(Model):
+    """One step of a gold plan: a call, or the answer that ends it."""
+
+    think: Texts | Text = Field(description="The reasoning before the step, one wording or several.")
+    call: Name | None = Field(None, description="A tool of the toolbox.")
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with", description="Arguments: templates.")
+    take: Text | None = Field(None, description="What of `result` to remember; all of it if left out.")
+    as_: Name | None = Field(None, alias="as", description="Remember the result under this name.")
+    or_: list[Alternative] = Field(default_factory=list, alias="or", description="Calls that serve as well.")
+    answer: Texts | Text | None = Field(None, description="The final answer, one wording or several.")
+    when: Text | None = Field(None, description="Take the step only if this expression is true.")
+
+    @model_validator(mode="after")
+    def _call_or_answer(self) -> Step:
+        if (self.call is None) == (self.answer is None):
+            raise ValueError("a step has either `call` or `answer`")
+        if self.answer is not None and (self.with_ or self.as_ or self.or_ or self.take):
+            raise ValueError("an answer has no `with`, `as`, `take` or `or`")
+        return self
+
+
+class OneOf(Model):
+    """A closed question."""
+
+    is_: Any = Field(alias="is", description="The right value.")
+    among: list[Any] = Field(min_length=2, description="All values that could be; the others must not be named.")
+
+
+class AnswerCheck(Model):
+    """What the answer must say: exactly one of these fields."""
+
+    contains: Any = Field(None, description="This value occurs as a whole word.")
+    number: Any = Field(None, description="This number occurs, and no number that was not in the instruction.")
+    one_of: OneOf | None = Field(None, description="The right value occurs and none of the others.")
+    excludes: list[Any] | None = Field(None, description="None of these values occurs.")
+    refuses: list[Text] | None = Field(None, min_length=1, description="Declines, and names one of these reasons.")
+    asks: list[Text] | None = Field(None, min_length=1, description="Asks a question that has one of these words.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> AnswerCheck:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("exactly one of contains, number, one_of, excludes, refuses, asks")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.model_fields_set))
+
+
+class Change(Model):
+    """A change that must take place: the row, and what it must hold afterwards."""
+
+    update: Name | None = Field(None, description="Table of a row that must be changed.")
+    insert: Name | None = Field(None, description="Table in which a row must appear.")
+    delete: Name | None = Field(None, description="Table from which a row must vanish.")
+    where: dict[str, Any] = Field(default_factory=dict, description="Of an update or delete: columns that tell the row.")
+    to: dict[str, Any] = Field(
+        default_factory=dict,
+        description='Columns and their values afterwards; "*" is any value. Of an update every other column stays.',
+    )
+    when: Text | None = Field(None, description="The change is expected only if this expression is true.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Change:
+        if sum(table is not None for table in (self.update, self.insert, self.delete)) != 1:
+            raise ValueError("exactly one of update, insert, delete")
+        if self.insert is None and not self.where:
+            raise ValueError("`where` must tell which row")
+        return self
+
+    @property
+    def op(self) -> Literal["insert", "update", "delete"]:
+        return "insert" if self.insert is not None else "update" if self.update is not None else "delete"
+
+    @property
+    def table(self) -> str:
+        return self.update or self.insert or self.delete or ""
+
+
+class Goal(Model):
+    """When a task is solved. Whatever is not listed under `changes` must stay as it was."""
+
+    answer: list[AnswerCheck] = Field(default_factory=list, description="All of these hold of the final answer.")
+    changes: list[Change] = Field(default_factory=list, description="All of these have happened, and nothing else.")
+    seen: list[list[Any] | Any] = Field(
+        default_factory=list,
+        description="Facts that must have been looked up: each a value, or values that stood in one result together.",
+    )
+
+
+class Family(Model):
+    """A family of tasks: one kind of request over many worlds and values."""
+
+    description: Text = Field(description="What the family is about, for people.")
+    difficulty: int = Field(ge=1, le=5, description="1 is one look-up, 5 is long work with a decision.")
+    weight: float = Field(1.0, gt=0, le=1_000, description="How often it is drawn, beside the other families.")
+    split: Literal["train", "unseen"] = Field("train", description="`unseen` families are kept out of training.")
+    tags: list[Name] = Field(default_factory=list, description="Such as routing, refusal, missing_information.")
+    variables: dict[Name, Variable] = Field(default_factory=dict, description="Drawn in this order.")
+    phrasings: Texts = Field(description="The request, in several wordings: templates over the variables.")
+    plan: Annotated[list[Step], Field(min_length=1)] = Field(description="The preferred way to solve it.")
+    routes: list[Annotated[list[Step], Field(min_length=1)]] = Field(
+        default_factory=list, description="Other plans that are as acceptable."
+    )
+    goal: Goal = Field(description="When it is solved.")
+
+    @model_validator(mode="after")
+    def _plans_end_in_an_answer(self) -> Family:
+        for number, plan in enumerate([self.plan, *self.routes]):
+            if plan[-1].answer is None or plan[-1].when is not None:
+                name = "plan" if number == 0 else f"routes[{number - 1}]"
+                raise ValueError(f"the last step of {name} must be an answer without `when`")
+        return self
+
+
+class ScenarioFile(Model):
+    """A scenario: worlds, a policy, and families of tasks."""
+
+    schema_version: Literal[1] = Field(description="The version of this format.")
+    name: Name = Field(description="Also the first part of every task id.")
+    title: Text = Field(description="For people.")
+    toolbox: Annotated[list[Literal["crm"]], Field(min_length=1)] = Field(description="Families of tools.")
+    population: Population = Field(default_factory=lambda: Population(), description="The worlds.")
+    policy: Text = Field(description="The system message: who the agent is and by which rules it works.")
+    max_steps: int = Field(16, ge=1, le=1_000, description="An episode is truncated after so many steps.")
+    families: dict[Name, Family] = Field(min_length=1, description="The kinds of task.")

@@ -1,0 +1,108 @@
+"""The exceptions of toolenv: one cause a class, and two audiences that are never mixed.
+
+ToolenvError
+├── ToolError                what the *agent* did; becomes an observation, never leaves `step`
+│   ├── MalformedCall          not a call and not an answer: bad JSON, wrong shape, not JSON at all
+│   ├── UnknownTool            no tool of that name
+│   ├── InvalidArguments       an argument is missing, unknown, of the wrong type or out of range
+│   ├── NotFound               a well-formed identifier that names nothing
+│   └── RuleViolation          a business rule forbids it
+└── OperatorError            what the *operator* must mend; raised, never shown to an agent
+    ├── DeclarationError       a tool is declared wrongly
+    ├── ScenarioError          a scenario file is wrong: file, line, field, rule
+    ├── RecordError            a trajectory file is damaged or of another version
+    └── SandboxLost            the infrastructure under an episode failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+
+class ToolenvError(Exception):
+    """Base of every exception that toolenv raises on purpose."""
+
+
+class ToolError(ToolenvError):
+    """Something the agent did. `payload()` is what the agent gets to see."""
+
+    type: ClassVar[str] = "tool_error"
+
+    def __init__(self, message: str, *, field: str | None = None, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.details = details
+
+    def payload(self) -> dict[str, object]:
+        """The JSON object of the error observation: type, field (if any), details, message."""
+        error: dict[str, object] = {"type": self.type}
+        if self.field is not None:
+            error["field"] = self.field
+        error.update(self.details)
+        error["message"] = self.message
+        return {"error": error}
+
+
+class MalformedCall(ToolError):
+    """The action is neither a call nor an answer."""
+
+    type = "malformed_call"
+
+
+class UnknownTool(ToolError):
+    """No tool of that name is in the toolbox."""
+
+    type = "unknown_tool"
+
+
+class InvalidArguments(ToolError):
+    """An argument breaks the tool's schema; `field` and `rule` say which one and how."""
+
+    type = "invalid_arguments"
+
+
+class NotFound(ToolError):
+    """A well-formed identifier that names nothing in this world."""
+
+    type = "not_found"
+
+
+class RuleViolation(ToolError):
+    """A business rule forbids the call; `rule` is its name."""
+
+    type = "rule_violation"
+
+    def __init__(self, rule: str, message: str, *, field: str | None = None, **details: object) -> None:
+        super().__init__(message, field=field, rule=rule, **details)
+        self.rule = rule
+
+
+AGENT_ERRORS: Mapping[str, type[ToolError]] = {
+    cls.type: cls for cls in (MalformedCall, UnknownTool, InvalidArguments, NotFound, RuleViolation)
+}
+
+
+class OperatorError(ToolenvError):
+    """Something the operator must mend."""
+
+
+class DeclarationError(OperatorError):
+    """A tool is declared wrongly: no description, no types, two of one name."""
+
+
+class ScenarioError(OperatorError):
+    """A scenario file is wrong. Each problem reads `file:line: field: rule`."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class RecordError(OperatorError):
+    """A trajectory file is damaged, truncated or of another version."""
+
+
+class SandboxLost(OperatorError):
+    """The infrastructure under an episode failed; its reward says nothing about the agent."""

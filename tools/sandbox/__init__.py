@@ -1,0 +1,1 @@
+"""Where a toolbox and its worlds live: one contract, several backends."""

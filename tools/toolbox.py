@@ -1,0 +1,106 @@
+"""A toolbox: an ordered set of tools that validates and runs calls.
+
+`dispatch` is the one way from an agent's call to the world. Whatever the agent did wrong comes back as a
+`ToolResult` with a typed error, and a call that fails leaves the world as it was.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+from toolenv.tools.calls import Json, ToolResult, require_json
+from toolenv.tools.declaration import Tool, ToolSpec
+from toolenv.tools.errors import DeclarationError, ToolError, UnknownTool
+from toolenv.tools.identifiers import Identifier
+from toolenv.tools.world import World
+
+
+class Toolbox:
+    """Tools by name, in order. Immutable; share it freely between episodes."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self._tools: dict[str, Tool] = {}
+        for tool in tools:
+            if tool.name in self._tools:
+                raise DeclarationError(f"two tools are named {tool.name}")
+            self._tools[tool.name] = tool
+
+    @classmethod
+    def of_families(cls, *families: str) -> Toolbox:
+        """All tools of the shipped families, such as `Toolbox.of_families("crm")`.
+
+        Raises:
+            DeclarationError: there is no such family.
+        """
+        return cls(tool for family in families for tool in _family(family))
+
+    def __iter__(self) -> Iterator[Tool]:
+        return iter(self._tools.values())
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tools
+
+    def __getitem__(self, name: str) -> Tool:
+        return self._tools[name]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tools)
+
+    @cached_property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        return tuple(tool.spec for tool in self)
+
+    @cached_property
+    def version(self) -> str:
+        """12 hex digits over the versions of all tools, in order."""
+        joined = ",".join(f"{spec.name}={spec.version}" for spec in self.specs)
+        return hashlib.blake2b(joined.encode(), digest_size=6).hexdigest()
+
+    @cached_property
+    def identifiers(self) -> tuple[Identifier, ...]:
+        """Every kind of identifier that some tool takes, each once."""
+        kinds = (mark for tool in self for mark in tool.identifiers.values())
+        return tuple(dict.fromkeys(kinds))
+
+    def to_openai(self) -> list[dict[str, Json]]:
+        return [spec.to_openai() for spec in self.specs]
+
+    def dispatch(self, world: World, name: str, arguments: Json) -> ToolResult:
+        """Validate and run one call; never raises for what the agent did."""
+        tool = self._tools.get(name)
+        if tool is None:
+            return ToolResult.failure(self._unknown(name))
+        effect = tool.spec.effect
+        try:
+            require_json(arguments)
+            valid = tool.validate(arguments)
+            if not tool.writes:
+                return ToolResult.success(tool.function(world, **valid), effect)
+            with world.atomic():
+                return ToolResult.success(tool.function(world, **valid), effect)
+        except ToolError as error:
+            return ToolResult.failure(error, effect)
+
+    def _unknown(self, name: str) -> UnknownTool:
+        shown = name[:100].encode("utf-8", "backslashreplace").decode()
+        near = difflib.get_close_matches(shown, self._tools, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return UnknownTool(f"there is no tool named {shown}{hint}", field="name")
+
+
+_FAMILIES = ("crm",)
+
+
+def _family(family: str) -> Iterator[Tool]:
+    if family not in _FAMILIES:
+        raise DeclarationError(f"there is no tool family {family!r}; there are {', '.join(_FAMILIES)}")
+    module = importlib.import_module(f"toolenv.tools.{family}")
+    return (item for item in vars(module).values() if isinstance(item, Tool))
