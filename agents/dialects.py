@@ -9,6 +9,7 @@ A dialect renders the assistant's part of a turn and marks which characters are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -75,10 +76,9 @@ class ToolenvDialect:
         reasoning, mark, answer = body.partition(ANSWER)
         return Answer(answer, reasoning) if mark else _unreadable(body)
 
-    def render_prompt(self, messages: list[Message]) -> str:
-        """The whole conversation up to the assistant's next turn."""
-        parts = [self._render_message(message) for message in messages]
-        return "".join(parts) + "<|assistant|>"
+    def render_messages(self, messages: Sequence[Message]) -> str:
+        """A conversation, or a part of one; `<|assistant|>` after it asks for the next turn."""
+        return "".join(self._render_message(message) for message in messages)
 
     def _render_message(self, message: Message) -> str:
         if message["role"] != "assistant":

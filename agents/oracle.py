@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import orjson
@@ -38,7 +39,7 @@ class OraclePolicy:
         """
         memory = episode.memory
         if "plan" not in memory:
-            memory["plan"] = self._start(episode)
+            memory["plan"] = self._start(episode, episode.rng("oracle"))
         run: PlanRun = memory["plan"]
         if memory.get("awaiting"):
             run.feed(orjson.loads(episode.messages[-1]["content"]))
@@ -47,10 +48,16 @@ class OraclePolicy:
         memory["awaiting"] = planned.call is not None
         return planned
 
-    def _start(self, episode: Episode) -> PlanRun:
+    def rehearsal(self, episode: Episode) -> PlanRun:
+        """The very run that `plan` is going to make, apart from the episode; nothing must have been planned yet."""
+        rng = episode.rng("oracle")
+        ahead = Random()
+        ahead.setstate(rng.getstate())
+        return self._start(episode, ahead)
+
+    def _start(self, episode: Episode, rng: Random) -> PlanRun:
         if not self.vary:
             return episode.task.start_plan()
-        rng = episode.rng("oracle")
         routes = len(episode.task.compiled.plans)
         preferred = rng.random() < _PREFERRED_SHARE
         return episode.task.start_plan(rng, 0 if preferred else rng.randrange(routes), prefer_first_call=preferred)

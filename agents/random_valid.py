@@ -1,4 +1,7 @@
-"""A policy that makes random schema-valid calls with identifiers that it has seen: the floor of every table."""
+"""A policy that makes random schema-valid calls: the floor of every table.
+
+Identifiers are taken from those that it has seen; a kind of which it has seen none is made up.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,12 @@ class RandomValidPolicy:
         rng = episode.rng("random")
         if rng.random() < _ANSWER_SHARE:
             return Decision({"answer": "Done."})
-        text = "\n".join(str(message["content"]) for message in episode.messages)
-        pool = {kind.entity: sorted(set(re.findall(kind.pattern, text))) for kind in episode.toolbox.identifiers}
         tool = episode.toolbox[rng.choice(episode.toolbox.names)]
-        return Decision({"name": tool.name, "arguments": sample_arguments(tool, rng, pool)})
+        return Decision({"name": tool.name, "arguments": sample_arguments(tool, rng, seen_identifiers(episode))})
+
+
+def seen_identifiers(episode: Episode) -> dict[str, list[str]]:
+    """Entity -> its identifiers in the conversation so far, sorted. Kinds that did not occur are left out."""
+    text = "\n".join(str(message["content"]) for message in episode.messages)
+    found = {kind.entity: sorted(set(re.findall(kind.pattern, text))) for kind in episode.toolbox.identifiers}
+    return {entity: values for entity, values in found.items() if values}

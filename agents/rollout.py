@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolenv.agents.dialects import ToolenvDialect
 from toolenv.agents.policy import Decision, Episode, Policy
-from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory
+from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory, recordable
 from toolenv.envs.actions import parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
@@ -57,12 +57,24 @@ def rollout(
     """
     waiting = iter(attempts)
     first = ToolEnv(scenario, families=families, **env_options)
-    idle = [first]
+    envs = [first]
+    try:
+        yield from _run(policy, waiting, envs, batch, lambda: _sibling(first, env_options))
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _run(
+    policy: Policy, waiting: Iterator[Attempt], envs: list[ToolEnv], batch: int, make_env: Callable[[], ToolEnv]
+) -> Iterator[Trajectory]:
+    idle = envs.copy()
     running: list[_Running] = []
     while True:
         while len(running) < batch and (attempt := next(waiting, None)) is not None:
             if not idle:
-                idle.append(ToolEnv(scenario, families=first.sampler.names, **env_options))
+                envs.append(make_env())
+                idle.append(envs[-1])
             running.append(_begin(idle.pop(), attempt))
         if not running:
             return
@@ -81,6 +93,13 @@ def rollout(
         running = going
 
 
+def _sibling(env: ToolEnv, options: dict[str, Any]) -> ToolEnv:
+    """Another environment of the same kind; the sampler, with its compiled templates, is shared."""
+    other = ToolEnv(env.scenario, families=env.sampler.names, **options)
+    other.sampler = env.sampler
+    return other
+
+
 def _begin(env: ToolEnv, attempt: Attempt) -> _Running:
     began = time.perf_counter()
     env.reset(seed=attempt.seed, options=None if attempt.family is None else {"family": attempt.family})
@@ -95,7 +114,7 @@ def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
     messages = info["messages"]
     item.steps.append(
         Step(
-            action=action.to_action(),
+            action=recordable(action),
             observation=messages[-1]["content"] if len(messages) == 2 else "",
             effect=info["effect"],
             error=info["error"],

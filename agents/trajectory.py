@@ -17,10 +17,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from toolenv.agents.dialects import Span
 from toolenv.envs.actions import Action, Answer, Call, parse_action
 from toolenv.envs.turn import Message, answer_messages, call_messages, unreadable_messages
-from toolenv.tools.calls import Json, ToolResult
+from toolenv.tools.calls import Json, ToolResult, json_text
 from toolenv.tools.errors import RecordError
 
 SCHEMA_VERSION = 1
+MAX_RECORDED_DEPTH = 100
 
 # Unknown fields are refused, and so is a number where text should be.
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -31,7 +32,8 @@ class Step:
     """One step.
 
     Attributes:
-        action: what was handed to the environment: a mapping, or the raw text if it could not be read.
+        action: what was handed to the environment: a mapping, or its text if it could not be read or is nested too
+            deep for a record.
         observation: the text of the reply; "" after an answer.
         effect: "read" or "write" of the tool that was called, or None.
         error: the type of the error, or None.
@@ -61,7 +63,9 @@ class Step:
     @property
     def tool(self) -> str | None:
         """The name that was called, whether there is such a tool or not."""
-        return self.action["name"] if isinstance(self.action, dict) and "name" in self.action else None
+        if isinstance(self.action, dict):
+            return self.action.get("name")
+        return action.name if isinstance(action := self.parsed, Call) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,8 @@ class Trajectory:
             {"role": "system", "content": self.system},
             {"role": "user", "content": self.instruction},
         ]
-        for number, step in enumerate(self.steps, 1):
+        answered = self.steps[:-1] if self.sandbox_lost else self.steps  # the last step got no reply
+        for number, step in enumerate(answered, 1):
             messages += messages_of_step(step, number)
         return messages
 
@@ -161,12 +166,31 @@ class Trajectory:
             RecordError: damaged, incomplete or of another version; names field and rule.
         """
         try:
-            return _adapter().validate_json(line)
+            trajectory = _adapter().validate_json(line)
         except ValidationError as error:
             _raise_if_other_version(line, where)
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             name = ".".join(str(part) for part in first["loc"]) or "record"
             raise RecordError(f"{where}: {name}: {first['msg']}") from None
+        _require_version(trajectory.schema_version, where)
+        return trajectory
+
+
+def recordable(action: Action) -> Json:
+    """The form in which a step keeps its action; handed to an environment, it does the same.
+
+    Readers of JSON stop at some 200 levels, of which a record takes a few itself.
+    """
+    if isinstance(action, Call) and _deeper_than(action.arguments, MAX_RECORDED_DEPTH):
+        return json_text(action.to_action())
+    return action.to_action()
+
+
+def _deeper_than(value: Json, levels: int) -> bool:
+    if not isinstance(value, dict | list | tuple):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(item, levels - 1) for item in items)
 
 
 def messages_of_step(step: Step, number: int) -> list[Message]:
@@ -190,5 +214,9 @@ def _raise_if_other_version(line: bytes | str, where: str) -> None:
         version: Any = orjson.loads(line).get("schema_version")
     except (orjson.JSONDecodeError, AttributeError):
         return
+    _require_version(version, where)
+
+
+def _require_version(version: object, where: str) -> None:
     if version != SCHEMA_VERSION:
         raise RecordError(f"{where}: schema_version: this is version {version}; version {SCHEMA_VERSION} is read here")

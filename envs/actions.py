@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from toolenv.tools.calls import MAX_ACTION_BYTES, Json, require_json
+from toolenv.tools.calls import MAX_ACTION_BYTES, Json, plain_json
 from toolenv.tools.errors import MalformedCall
 
 _CALL_FIELDS = frozenset({"name", "arguments", "reasoning"})
@@ -50,6 +50,10 @@ class Malformed:
     raw: str
     error: MalformedCall
 
+    def __post_init__(self) -> None:
+        # Kept is enough to be refused for its size again when it is replayed.
+        object.__setattr__(self, "raw", _printable(self.raw[: MAX_ACTION_BYTES + 1]))
+
     def to_action(self) -> str:
         return self.raw
 
@@ -59,10 +63,12 @@ Action = Call | Answer | Malformed
 
 def parse_action(action: Any) -> Action:
     """Read an action; never raises."""
-    if isinstance(action, Call | Answer | Malformed):
-        return action
     if isinstance(action, str):
         return _parse_text(action)
+    if isinstance(action, Malformed):
+        return action
+    if isinstance(action, Call | Answer):
+        action = action.to_action()
     try:
         return _parse_mapping(action)
     except MalformedCall:
@@ -72,14 +78,14 @@ def parse_action(action: Any) -> Action:
 def _parse_mapping(action: Any) -> Call | Answer:
     if not isinstance(action, dict):
         raise MalformedCall("the action is not an object", rule="shape")
-    require_json(action)
+    # A copy: what the agent does to its own dict later must not reach into the conversation.
+    action = plain_json(action)
     reasoning = action.get("reasoning", "")
-    name, arguments = action.get("name"), action.get("arguments")
-    if isinstance(name, str) and isinstance(arguments, dict) and isinstance(reasoning, str):
-        if action.keys() <= _CALL_FIELDS:
+    if isinstance(reasoning, str):
+        name, arguments, answer = action.get("name"), action.get("arguments"), action.get("answer")
+        if isinstance(name, str) and isinstance(arguments, dict) and action.keys() <= _CALL_FIELDS:
             return Call(name, arguments, reasoning)
-    elif isinstance(answer := action.get("answer"), str) and isinstance(reasoning, str):
-        if action.keys() <= _ANSWER_FIELDS:
+        if isinstance(answer, str) and action.keys() <= _ANSWER_FIELDS:
             return Answer(answer, reasoning)
     raise MalformedCall(
         'an action is {"name": <tool>, "arguments": {...}} or {"answer": <text>}, with an optional "reasoning" text',
@@ -89,9 +95,7 @@ def _parse_mapping(action: Any) -> Call | Answer:
 
 def _parse_text(text: str) -> Action:
     if len(text) > MAX_ACTION_BYTES:
-        error = MalformedCall(f"the action is longer than {MAX_ACTION_BYTES} characters", rule="size")
-        # Kept is enough to be refused for its size again when it is replayed.
-        return Malformed(_printable(text[: MAX_ACTION_BYTES + 1]), error)
+        return Malformed(text, MalformedCall(f"the action is longer than {MAX_ACTION_BYTES} characters", rule="size"))
     raw = _printable(text)
     try:
         return _parse_mapping(json.loads(raw))

@@ -9,7 +9,7 @@ the string. Actions are a space of their own: what a toolbox can be asked, or an
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -60,6 +60,13 @@ def decode_text(array: Bytes) -> str:
     return array.tobytes().rstrip(b"\0").decode("utf-8")
 
 
+def generator_of(state: Mapping[str, Any]) -> np.random.Generator:
+    """A generator as `gymnasium.Env` has them, in a given state."""
+    bits = np.random.PCG64(0)
+    bits.state = dict(state)
+    return np.random.Generator(bits)
+
+
 class ToolCallSpace(gymnasium.Space[dict[str, Json]]):
     """Schema-valid calls of a toolbox, and answers.
 
@@ -96,10 +103,15 @@ class ToolCallSpace(gymnasium.Space[dict[str, Json]]):
             return False
         return True
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ToolCallSpace:
-        """The toolbox is immutable and shared; the generator is copied."""
+    def fork(self) -> ToolCallSpace:
+        """The same space with a generator of its own, unseeded."""
         other = ToolCallSpace(self.toolbox)
         other.pool = self.pool
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ToolCallSpace:
+        """The toolbox is immutable and shared; the generator is copied."""
+        other = self.fork()
         if self._np_random is not None:
             other._np_random = copy.deepcopy(self._np_random, memo)
         return other

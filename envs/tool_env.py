@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +12,13 @@ from gymnasium.error import ResetNeeded
 
 from toolenv.envs.actions import Answer, Malformed, parse_action
 from toolenv.envs.rewards import OutcomeReward, Reward, StepEvent
-from toolenv.envs.spaces import Bytes, ToolCallSpace, observation_space
+from toolenv.envs.spaces import Bytes, ToolCallSpace, generator_of, observation_space
 from toolenv.envs.turn import Info, Message, Observation, Turn, observed_instruction
 from toolenv.scenarios.goals import Grade
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, SEEDS_PER_CYCLE, Split
-from toolenv.tools.calls import ToolResult
+from toolenv.tools.calls import ToolResult, json_text
 from toolenv.tools.errors import SandboxLost
 from toolenv.tools.sandbox.contract import Sandbox, ToolSession
 from toolenv.tools.sandbox.embedded import make_sandbox
@@ -43,20 +43,28 @@ class _Episode:
     ended: bool = False
 
     def copy(self) -> _Episode:
-        return _Episode(
-            self.task, self.instruction, self.step, self.messages.copy(), self.results.copy(), self.ended
-        )
+        return _Episode(self.task, self.instruction, self.step, self.messages.copy(), self.results.copy(), self.ended)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EnvSnapshot:
-    """The state of an episode. Two are equal exactly when task, world and conversation are."""
+    """The state of an episode. Two are equal exactly when task, world and conversation are, to the byte."""
 
     task_id: str
     world: WorldSnapshot
     messages: tuple[Message, ...]
     ended: bool
-    _episode: _Episode = field(compare=False, repr=False)
+    _episode: _Episode = field(repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EnvSnapshot) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, bool, WorldSnapshot, str]:
+        # As text, since to Python 1 and True are equal and to a tool they are not.
+        return self.task_id, self.ended, self.world, json_text(self.messages)
 
 
 class ToolEnv(gymnasium.Env[Observation, Any]):
@@ -121,6 +129,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         self._tools = self.toolbox.to_openai()
         self._episode: _Episode | None = None
         self._session: ToolSession | None = None
+        self._generator_state: Mapping[str, Any] | None = None
 
     # -- Gymnasium's interface ----------------------------------------------------------------------
 
@@ -131,6 +140,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             options: `{"task": "crm/order_status/17"}` for that very task, `{"family": "order_status"}` for the
                 seed's task of that family.
         """
+        if self._np_random is None and self._generator_state is not None:
+            self._np_random = generator_of(self._generator_state)
         super().reset(seed=seed)
         task = self._pick(int(self.np_random.integers(*_SEEDS[self.split])) if seed is None else seed, options or {})
         if self._session is not None:
@@ -190,11 +201,17 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         return self._session
 
     def fork(self) -> ToolEnv:
-        """An independent environment in the same state of the same episode."""
+        """An independent environment in the same state of the same episode.
+
+        Its `reset()` without a seed draws the task that this environment's would; its action space is unseeded.
+        """
         episode = self._begun()
         other = ToolEnv.__new__(ToolEnv)
         other.__dict__.update(self.__dict__)
+        if self._np_random is not None:
+            other._generator_state = self._np_random.bit_generator.state
         other._np_random = None
+        other.action_space = self.action_space.fork()
         other._episode = episode.copy()
         other._session = self.session.fork()
         return other

@@ -8,13 +8,14 @@ no solution.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from toolenv.scenarios import templates
 from toolenv.scenarios.schema import AnswerCheck, Change, Goal
 from toolenv.tools.calls import Json, json_text
+from toolenv.tools.errors import ScenarioError
 from toolenv.tools.identifiers import Identifier
 from toolenv.tools.world import RowChange
 
@@ -63,7 +64,7 @@ class CompiledGoal:
     """A goal whose templates are compiled; shared by all tasks of its family.
 
     Args:
-        identifiers: kinds of identifier; an answer may not name one that was neither asked about nor expected.
+        identifiers: kinds of identifier; an answer may name only those of the request, of the goal and of changed rows.
     """
 
     def __init__(self, goal: Goal, identifiers: Sequence[Identifier]) -> None:
@@ -89,9 +90,11 @@ class CompiledGoal:
             diff: what differs from the world that the episode began in.
             results: the texts of all successful tool results.
         """
-        answer_failures = list(self._answer_failures(variables, instruction, answer))
+        facts = [entry(variables) for entry in self._seen]
+        named = f"{instruction} {facts} {[(row.key, row.after) for row in diff]}"
+        answer_failures = list(self._answer_failures(variables, instruction, answer, named))
         state_failures = list(self._state_failures(variables, diff))
-        seen_failures = list(self._seen_failures(variables, results))
+        seen_failures = list(_seen_failures(facts, results))
         return Grade(
             answer=not answer_failures,
             state=not state_failures,
@@ -101,7 +104,9 @@ class CompiledGoal:
 
     # -- the answer --------------------------------------------------------------------------------
 
-    def _answer_failures(self, variables: dict[str, Any], instruction: str, answer: str | None) -> Iterator[str]:
+    def _answer_failures(
+        self, variables: dict[str, Any], instruction: str, answer: str | None, named: str
+    ) -> Iterator[str]:
         if answer is None:
             yield "no answer was given"
             return
@@ -114,12 +119,12 @@ class CompiledGoal:
         expected = [(kind, check(variables)) for kind, check in self._checks]
         for kind, value in expected:
             yield from _ANSWER_CHECKS[kind](value, answer)
-        known = f"{instruction} {expected}"
+        known = f"{named} {expected}"
         stray = [word for word in self._identifier.findall(answer) if word not in known]
         if stray:
             yield f"the answer names {stray[0]}, which was not asked for"
         if any(kind == "number" for kind, _ in expected):
-            allowed = _numbers(instruction) | {float(value) for kind, value in expected if kind == "number"}
+            allowed = _numbers(instruction) | {_as_number(value) for kind, value in expected if kind == "number"}
             if extra := _numbers(self._identifier.sub("", answer)) - allowed:
                 yield f"the answer names the number {min(extra):g}, which is not the one asked for"
 
@@ -139,14 +144,23 @@ class CompiledGoal:
         for row in unexplained:
             yield f"collateral damage: {row.op} {row.table} {row.key} {row.after or ''}".rstrip()
 
-    # -- what was looked up ------------------------------------------------------------------------
 
-    def _seen_failures(self, variables: dict[str, Any], results: Sequence[str]) -> Iterator[str]:
-        for entry in self._seen:
-            facts = entry(variables)
-            texts = [_json_fact(fact) for fact in (facts if isinstance(facts, list) else [facts])]
-            if not any(all(text in result for text in texts) for result in results):
-                yield f"never looked up: {' with '.join(texts)}"
+# -- what was looked up --------------------------------------------------------------------------------
+
+
+def _seen_failures(facts: Sequence[Json], results: Sequence[str]) -> Iterator[str]:
+    for fact in facts:
+        parts = fact if isinstance(fact, list) else [fact]
+        if not any(all(_stands_in(part, result) for part in parts) for result in results):
+            yield f"never looked up: {' with '.join(json_text(part) for part in parts)}"
+
+
+def _stands_in(fact: Json, result: str) -> bool:
+    """Whether a result's JSON text holds a fact: a string in its quotes, a number as a whole number."""
+    text = json_text(fact)
+    if isinstance(fact, str):
+        return text in result
+    return re.search(rf"(?<![\w.+-]){re.escape(text)}(?![\w.])", result) is not None
 
 
 def _expected(check: AnswerCheck) -> Any:
@@ -173,11 +187,6 @@ def _explains(change: _CompiledChange, where: dict[str, Json], to: dict[str, Jso
     )
 
 
-def _json_fact(fact: Json) -> str:
-    """A fact as it stands in a result's JSON text: strings quoted, numbers bare."""
-    return json_text(fact)
-
-
 def _contains(value: Any, answer: str) -> bool:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value) in _numbers(answer)
@@ -189,6 +198,13 @@ def _numbers(text: str) -> set[float]:
     return {round(float(found.replace(",", "")), 4) for found in _NUMBER.findall(_DATE.sub(" ", text))}
 
 
+def _as_number(value: Any) -> float:
+    try:
+        return round(float(value), 4)
+    except (TypeError, ValueError):
+        raise ScenarioError([f"goal: the expected number is {value!r}, which is no number"]) from None
+
+
 def _check_contains(value: Any, answer: str) -> Iterator[str]:
     for item in value if isinstance(value, list) else [value]:
         if not _contains(item, answer):
@@ -196,7 +212,7 @@ def _check_contains(value: Any, answer: str) -> Iterator[str]:
 
 
 def _check_number(value: Any, answer: str) -> Iterator[str]:
-    if round(float(value), 4) not in _numbers(answer):
+    if _as_number(value) not in _numbers(answer):
         yield f"the answer does not give the number {value}"
 
 
@@ -213,21 +229,21 @@ def _check_excludes(value: list[Any], answer: str) -> Iterator[str]:
             yield f"the answer says {item}"
 
 
-def _check_refuses(reasons: list[str], answer: str) -> Iterator[str]:
+def _check_refuses(reasons: list[Any], answer: str) -> Iterator[str]:
     if _REFUSAL.search(answer) is None:
         yield "the answer does not decline"
-    elif not any(reason.lower() in answer.lower() for reason in reasons):
-        yield f"the answer does not name the reason ({' or '.join(reasons)})"
+    elif not any(str(reason).lower() in answer.lower() for reason in reasons):
+        yield f"the answer does not name the reason ({' or '.join(map(str, reasons))})"
 
 
-def _check_asks(words: list[str], answer: str) -> Iterator[str]:
+def _check_asks(words: list[Any], answer: str) -> Iterator[str]:
     if "?" not in answer:
         yield "the answer asks nothing"
-    elif not any(word.lower() in answer.lower() for word in words):
-        yield f"the answer does not ask for {' or '.join(words)}"
+    elif not any(str(word).lower() in answer.lower() for word in words):
+        yield f"the answer does not ask for {' or '.join(map(str, words))}"
 
 
-_ANSWER_CHECKS = {
+_ANSWER_CHECKS: dict[str, Callable[[Any, str], Iterator[str]]] = {
     "contains": _check_contains,
     "number": _check_number,
     "one_of": _check_one_of,

@@ -7,9 +7,8 @@ expanded. Duplicate keys, tags that build objects, nesting beyond MAX_DEPTH and 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from toolenv.scenarios import templates
-from toolenv.scenarios.schema import Alternative, Family, ScenarioFile, Step, Variable
+from toolenv.scenarios.consistency import inconsistencies
+from toolenv.scenarios.schema import Family, ScenarioFile
 from toolenv.tools.errors import ScenarioError
 from toolenv.tools.toolbox import Toolbox
 
@@ -35,7 +34,7 @@ _BAD_SCALAR = (yaml.YAMLError, ValueError, LookupError, AttributeError, Arithmet
 Path_ = tuple[str | int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scenario:
     """A checked scenario: the file's content and its toolbox."""
 
@@ -93,6 +92,7 @@ def load_scenario(name_or_path: str | Path) -> Scenario:
     return parse_scenario(source, str(path))
 
 
+@lru_cache(16)
 def parse_scenario(source: bytes, where: str = "<scenario>") -> Scenario:
     """`load_scenario` of bytes; `where` stands for the file's name in errors."""
     if len(source) > MAX_BYTES:
@@ -105,7 +105,7 @@ def parse_scenario(source: bytes, where: str = "<scenario>") -> Scenario:
         problems = [_problem(document, _place(document, e["loc"], e["type"]), e["msg"]) for e in details]
         raise ScenarioError(list(dict.fromkeys(problems))) from None
     scenario = Scenario(file, source)
-    if problems := [_problem(document, place, rule) for place, rule in _semantic_problems(scenario)]:
+    if problems := [_problem(document, place, rule) for place, rule in inconsistencies(file, scenario.toolbox)]:
         raise ScenarioError(problems)
     return scenario
 
@@ -132,10 +132,11 @@ class _Document:
 def _require_shallow(source: bytes, where: str) -> None:
     """Refuse deep nesting before composing, which recurses in C and would crash the process."""
     depth = 0
-    for event in yaml.parse(source, Loader=_LOADER):  # type: ignore[no-untyped-call]
+    for event in yaml.parse(source, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ScenarioError([f"{where}:{event.start_mark.line + 1}: nested more than {MAX_DEPTH} levels deep"])
+            line = event.start_mark.line + 1 if event.start_mark is not None else 1
+            raise ScenarioError([f"{where}:{line}: nested more than {MAX_DEPTH} levels deep"])
 
 
 def _not_yaml(error: Exception, source: bytes, where: str) -> str:
@@ -191,9 +192,11 @@ class _Builder:
         line = node.start_mark.line + 1
         self._characters += len(node.value)
         if self._characters > MAX_CHARACTERS:
-            raise ScenarioError([f"{self.where}:{line}: more than {MAX_CHARACTERS} characters once aliases are expanded"])
+            raise ScenarioError(
+                [f"{self.where}:{line}: more than {MAX_CHARACTERS} characters once aliases are expanded"]
+            )
         try:
-            value = self._constructor.construct_object(node)  # type: ignore[no-untyped-call]
+            value = self._constructor.construct_object(node)
         except _BAD_SCALAR as error:
             problem = getattr(error, "problem", None) or f"{node.value[:40]!r} is no {node.tag.rpartition(':')[2]}"
             raise ScenarioError([f"{self.where}:{line}: {_field(place)}: {problem}"]) from None
@@ -223,80 +226,3 @@ def _problem(document: _Document, place: Path_, rule: str) -> str:
     while known and known not in document.lines:
         known = known[:-1]
     return f"{document.where}:{document.lines.get(known, 1)}: {_field(place)}: {rule.removeprefix('Value error, ')}"
-
-
-# -- what the models can not see: names of tools, arguments and variables -----------------------------
-
-
-def _semantic_problems(scenario: Scenario) -> Iterator[tuple[Path_, str]]:
-    for name, family in scenario.families.items():
-        place: Path_ = ("families", name)
-        known: set[str] = set()
-        for variable_name, variable in family.variables.items():
-            here = (*place, "variables", variable_name)
-            yield from _template_problems(_variable_templates(variable), known, here)
-            known.add(variable_name)
-            if variable.require is not None:
-                yield from _template_problems(variable.require, known, (*here, "require"))
-        yield from _template_problems(family.phrasings, known, (*place, "phrasings"))
-        plans: list[tuple[Path_, list[Step]]] = [((*place, "plan"), family.plan)]
-        plans += [((*place, "routes", i), route) for i, route in enumerate(family.routes)]
-        for plan_place, plan in plans:
-            yield from _plan_problems(scenario.toolbox, plan, plan_place, known)
-        goal = family.goal.model_dump(by_alias=True, exclude_none=True)
-        yield from _template_problems(goal, known, (*place, "goal"))
-
-
-def _variable_templates(variable: Variable) -> Any:
-    if variable.row is not None:
-        return variable.row.where
-    return variable.query or variable.rows or variable.value
-
-
-def _plan_problems(toolbox: Toolbox, plan: list[Step], place: Path_, variables: set[str]) -> Iterator[tuple[Path_, str]]:
-    known = set(variables)
-    for i, step in enumerate(plan):
-        here = (*place, i)
-        yield from _template_problems(step.when, known, (*here, "when"))
-        yield from _template_problems(step.think, known, (*here, "think"))
-        yield from _template_problems(step.answer, known, (*here, "answer"))
-        if step.call is not None:
-            yield from _call_problems(toolbox, step, known, here)
-        for j, alternative in enumerate(step.or_):
-            yield from _call_problems(toolbox, alternative, known, (*here, "or", j))
-        if step.as_ is not None:
-            known.add(step.as_)
-
-
-def _call_problems(
-    toolbox: Toolbox, step: Step | Alternative, known: set[str], place: Path_
-) -> Iterator[tuple[Path_, str]]:
-    assert step.call is not None
-    if step.call not in toolbox:
-        yield (*place, "call"), f"there is no tool {step.call} in the toolbox"
-        return
-    schema = toolbox[step.call].spec.parameters
-    for argument in step.with_.keys() - schema["properties"].keys():
-        yield (*place, "with", argument), f"{step.call} has no argument {argument}"
-    for argument in set(schema["required"]) - step.with_.keys():
-        yield (*place, "with"), f"{step.call} needs the argument {argument}"
-    yield from _template_problems(step.with_, known, (*place, "with"))
-    yield from _template_problems(step.take, known | {"result"}, (*place, "take"))
-
-
-def _template_problems(source: Any, known: set[str], place: Path_) -> Iterator[tuple[Path_, str]]:
-    if isinstance(source, dict):
-        for key, value in source.items():
-            yield from _template_problems(value, known, (*place, key))
-    elif isinstance(source, list):
-        for i, value in enumerate(source):
-            yield from _template_problems(value, known, (*place, i))
-    elif isinstance(source, str):
-        try:
-            templates.compile_template(source)
-            unknown = templates.names_in(source) - known
-        except templates.TemplateError as error:
-            yield place, f"template: {error}"
-            return
-        if unknown:
-            yield place, f"unknown variable {', '.join(sorted(unknown))}"

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from toolenv.scenarios import templates
-from toolenv.scenarios.schema import Step
+from toolenv.scenarios.schema import Alternative, Step
 from toolenv.tools.calls import Json, ToolCall
 
 
@@ -23,6 +23,7 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class _CompiledCall:
+    think: list[templates.Rendered]
     name: str
     arguments: templates.Rendered
     take: templates.Rendered | None
@@ -73,12 +74,11 @@ class PlanRun:
             if step.when is not None and not step.when(self._context):
                 self._position += 1
                 continue
-            reasoning = str(self._choose(step.think)(self._context))
             if step.answers:
                 self._position = len(self._steps)
-                return PlannedStep(reasoning, answer=str(self._choose(step.answers)(self._context)))
-            self._call = step.calls[0] if self._prefer_first_call else self._choose(step.calls)
-            return PlannedStep(reasoning, call=ToolCall(self._call.name, self._call.arguments(self._context)))
+                return PlannedStep(self._word(step.think), answer=self._word(step.answers))
+            self._call = call = step.calls[0] if self._prefer_first_call else self._choose(step.calls)
+            return PlannedStep(self._word(call.think), call=ToolCall(call.name, call.arguments(self._context)))
         return None
 
     def feed(self, content: Json) -> None:
@@ -92,6 +92,9 @@ class PlanRun:
             self._context[step.name] = value
         self._position += 1
 
+    def _word(self, wordings: list[templates.Rendered]) -> str:
+        return str(self._choose(wordings)(self._context))
+
     def _choose(self, options: list[Any]) -> Any:
         return options[0] if self._rng is None or len(options) == 1 else self._rng.choice(options)
 
@@ -99,9 +102,15 @@ class PlanRun:
 def _compile(step: Step) -> _CompiledStep:
     calls = []
     if step.call is not None:
+        options: list[Step | Alternative] = [step, *step.or_]
         calls = [
-            _CompiledCall(option.call, templates.compile_template(option.with_), _optional(option.take))
-            for option in (step, *step.or_)
+            _CompiledCall(
+                think=_texts(option.think or step.think),
+                name=option.call,
+                arguments=templates.compile_template(option.with_),
+                take=_optional(option.take),
+            )
+            for option in options
             if option.call is not None
         ]
     return _CompiledStep(

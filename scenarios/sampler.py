@@ -69,9 +69,7 @@ class Task:
         """What makes two tasks the same: family, world and request."""
         return self.family_name, self.world.name, self.instruction
 
-    def start_plan(
-        self, rng: Random | None = None, route: int = 0, *, prefer_first_call: bool = False
-    ) -> PlanRun:
+    def start_plan(self, rng: Random | None = None, route: int = 0, *, prefer_first_call: bool = False) -> PlanRun:
         """Begin the gold plan (route 0) or one of the other routes."""
         return self.compiled.plans[route].start(self.variables, rng, prefer_first_call=prefer_first_call)
 
@@ -92,6 +90,12 @@ class CompiledFamily:
         self.goal = CompiledGoal(family.goal, scenario.toolbox.identifiers)
 
 
+@lru_cache(1_024)
+def _compiled(scenario: Scenario, family: str) -> CompiledFamily:
+    """Compiled once a process, for all the environments of a scenario."""
+    return CompiledFamily(scenario, family)
+
+
 class Sampler:
     """Draws the tasks of a scenario.
 
@@ -106,7 +110,6 @@ class Sampler:
         self.scenario = scenario
         self.names = _select(scenario, families)
         self._choose = WeightedChoice({name: scenario.families[name].weight for name in self.names})
-        self._compiled: dict[str, CompiledFamily] = {}
 
     def task(self, seed: int) -> Task:
         """The task of a seed, from one of the chosen families."""
@@ -121,7 +124,9 @@ class Sampler:
         scenario, _, rest = task_id.partition("/")
         family, _, seed = rest.partition("/")
         if scenario != self.scenario.name or family not in self.scenario.families or not seed.isdecimal():
-            raise ScenarioError([f"{task_id!r}: not a task of {self.scenario.name}: write {self.scenario.name}/FAMILY/SEED"])
+            raise ScenarioError(
+                [f"{task_id!r}: not a task of {self.scenario.name}; write {self.scenario.name}/FAMILY/SEED"]
+            )
         return self.task_of(family, int(seed))
 
     def task_of(self, family_name: str, seed: int) -> Task:
@@ -130,9 +135,7 @@ class Sampler:
         Raises:
             ScenarioError: the family's conditions hold nowhere in the seed's world.
         """
-        compiled = self._compiled.get(family_name)
-        if compiled is None:
-            compiled = self._compiled[family_name] = CompiledFamily(self.scenario, family_name)
+        compiled = _compiled(self.scenario, family_name)
         frame = _frame(self.scenario.file.population, _world_index(self.scenario.file.population, seed))
         rng = Random(mix(seed, compiled.salt))
         for _ in range(MAX_DRAWS):
@@ -141,7 +144,9 @@ class Sampler:
                 phrasing = rng.choice(compiled.phrasings)
                 instruction = self._render(phrasing, variables, family_name)
                 return Task(self.scenario, family_name, seed, frame.image, variables, instruction, compiled)
-        raise ScenarioError([f"{self.scenario.name}/{family_name}/{seed}: no values meet the conditions of its variables"])
+        raise ScenarioError(
+            [f"{self.scenario.name}/{family_name}/{seed}: no values meet the conditions of its variables"]
+        )
 
     def _render(self, phrasing: templates.Rendered, variables: dict[str, Any], family: str) -> str:
         try:

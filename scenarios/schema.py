@@ -6,6 +6,7 @@ errors. Reading a file, with lines in its errors, is `loading.py`'s; drawing tas
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,7 +19,7 @@ Texts = Annotated[list[Text], Field(min_length=1)]
 class Model(BaseModel):
     """Unknown fields are errors: a misspelt field must not pass in silence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Population(Model):
@@ -72,7 +73,9 @@ class Variable(Model):
     integer: IntegerDraw | None = Field(None, description="A random integer.")
     absent: AbsentDraw | None = Field(None, description="An id that names nothing.")
     value: Any = Field(None, description="A template over earlier variables.")
-    require: Text | None = Field(None, description="Condition on all variables so far; if false the task is drawn anew.")
+    require: Text | None = Field(
+        None, description="Condition on the variables so far; if false the task is drawn anew."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Variable:
@@ -89,6 +92,7 @@ class Variable(Model):
 class Alternative(Model):
     """Another call that serves a step as well."""
 
+    think: Texts | Text | None = Field(None, description="The reasoning before it; the step's if left out.")
     call: Name = Field(description="A tool of the toolbox.")
     with_: dict[str, Any] = Field(default_factory=dict, alias="with", description="Arguments: templates.")
     take: Text | None = Field(None, description="What of `result` the step is to remember; all of it if left out.")
@@ -149,10 +153,10 @@ class Change(Model):
     update: Name | None = Field(None, description="Table of a row that must be changed.")
     insert: Name | None = Field(None, description="Table in which a row must appear.")
     delete: Name | None = Field(None, description="Table from which a row must vanish.")
-    where: dict[str, Any] = Field(default_factory=dict, description="Of an update or delete: columns that tell the row.")
+    where: dict[str, Any] = Field(default_factory=dict, description="Of an update or delete: the key of the row.")
     to: dict[str, Any] = Field(
         default_factory=dict,
-        description='Columns and their values afterwards; "*" is any value. Of an update every other column stays.',
+        description='Columns and their values afterwards; "*" is any value. Of an update exactly these columns change.',
     )
     when: Text | None = Field(None, description="The change is expected only if this expression is true.")
 
@@ -216,7 +220,17 @@ class ScenarioFile(Model):
     name: Name = Field(description="Also the first part of every task id.")
     title: Text = Field(description="For people.")
     toolbox: Annotated[list[Literal["crm"]], Field(min_length=1)] = Field(description="Families of tools.")
-    population: Population = Field(default_factory=lambda: Population(), description="The worlds.")
+    population: Population = Field(default_factory=lambda: Population.model_validate({}), description="The worlds.")
     policy: Text = Field(description="The system message: who the agent is and by which rules it works.")
     max_steps: int = Field(16, ge=1, le=1_000, description="An episode is truncated after so many steps.")
     families: dict[Name, Family] = Field(min_length=1, description="The kinds of task.")
+
+
+def published_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of scenario files, by which editors complete and check them."""
+    schema = ScenarioFile.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+if __name__ == "__main__":  # python -m toolenv.scenarios.schema > scenarios/scenario.schema.json
+    print(json.dumps(published_schema(), indent=2))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import jinja2
-import jinja2.meta
+import jinja2.exceptions
 import jinja2.nodes
 import jinja2.sandbox
 
@@ -28,12 +29,14 @@ Rendered = Callable[[Context], Json]
 MAX_SOURCE = 4_000
 MAX_RESULT = 100_000
 _MAX_BITS = 128
+_CACHED = 4_096
 
 _FILTERS = frozenset(
     "abs capitalize count default first float int join last length list lower map max min reject rejectattr"
     " reverse select selectattr sort string sum title trim unique upper".split()
 )
 _METHODS = frozenset("capitalize endswith lower split startswith strip title upper".split())
+_JSON = (str, int, float, list, dict, type(None))
 _STATEMENTS = (jinja2.nodes.Output, jinja2.nodes.If)
 _WHOLE = re.compile(r"\s*\{\{((?:(?!\}\}|\{\{).)*)\}\}\s*", re.DOTALL)
 
@@ -50,9 +53,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" or not (isinstance(left, int | float) and isinstance(right, int | float)):
-            raise jinja2.sandbox.SecurityError(f"{operator} is for numbers only here")
+            raise jinja2.exceptions.SecurityError(f"{operator} is for numbers only here")
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _MAX_BITS:
-            raise jinja2.sandbox.SecurityError("the number is too large")
+            raise jinja2.exceptions.SecurityError("the number is too large")
         return super().call_binop(context, operator, left, right)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -63,6 +66,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return isinstance(obj, str) and attr in _METHODS
+
+    def wrap_str_format(self, value: Any) -> None:
+        """No `str.format` at all: jinja would let it through, and widths make it a bomb."""
 
 
 def money(cents: int) -> float:
@@ -113,7 +119,8 @@ def compile_template(source: Json) -> Rendered:
 def names_in(source: Json) -> set[str]:
     """The variables that a template uses."""
     if isinstance(source, str):
-        return jinja2.meta.find_undeclared_variables(_parse(source))
+        # Nothing binds a name here, so every name is a variable.
+        return {name.name for name in _parse(source).find_all(jinja2.nodes.Name)} if "{" in source else set()
     values = source.values() if isinstance(source, dict) else source if isinstance(source, list) else ()
     return set().union(*(names_in(value) for value in values))
 
@@ -124,6 +131,7 @@ def expressions_in(text: str) -> tuple[str, list[Rendered]]:
     return re.sub(r"\{\{.*?\}\}", "?", text, flags=re.DOTALL), [_compile_expression(source) for source in found]
 
 
+@lru_cache(_CACHED)
 def _compile_text(source: str) -> Rendered:
     if "{" not in source:
         return lambda context: source
@@ -134,6 +142,7 @@ def _compile_text(source: str) -> Rendered:
     return _guarded(template.render, source)
 
 
+@lru_cache(_CACHED)
 def _compile_expression(source: str) -> Rendered:
     _require_short(source)
     expression = _attempt(lambda: _ENVIRONMENT.compile_expression(source.strip(), undefined_to_none=False))
@@ -147,6 +156,7 @@ def _compile_expression(source: str) -> Rendered:
     return _guarded(evaluate, source)
 
 
+@lru_cache(_CACHED)
 def _parse(source: str) -> jinja2.nodes.Template:
     """The syntax tree, in which there may only be text, expressions and `{% if %}`."""
     _require_short(source)
@@ -177,6 +187,8 @@ def _guarded(render: Rendered, source: str) -> Rendered:
             value = render(context)
         except (jinja2.TemplateError, TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
             raise TemplateError(f"{source.strip()!r}: {error}") from None
+        if not isinstance(value, _JSON):
+            raise TemplateError(f"{source.strip()!r} gives a {type(value).__name__}, which is no value of JSON")
         if isinstance(value, str | list | dict) and _size(value, MAX_RESULT) > MAX_RESULT:
             raise TemplateError(f"{source.strip()[:200]!r}: the result is too large")
         return value

@@ -79,8 +79,17 @@ def json_text(value: Json) -> str:
         return json.dumps(value, separators=(",", ":"), default=repr)
 
 
-def require_json(value: Json) -> None:
-    """Raise MalformedCall unless `value` is JSON that a record can keep.
+def plain_json(value: Json) -> Json:
+    """A copy of `value` in plain dicts, lists, strings and numbers, as a record keeps it.
+
+    Raises:
+        MalformedCall: see `require_json`.
+    """
+    return orjson.loads(require_json(value))
+
+
+def require_json(value: Json) -> bytes:
+    """`value` as JSON. Raises MalformedCall unless it is JSON that a record can keep.
 
     Refused are objects of other types, NaN and infinities, lone surrogates, nesting beyond 250 levels, integers
     beyond 64 bits and more than MAX_ACTION_BYTES.
@@ -94,6 +103,7 @@ def require_json(value: Json) -> None:
     # orjson writes NaN and infinities as null, so a null may be one of them.
     if b"null" in data and _has_non_finite(value):
         raise MalformedCall("NaN and infinities are not JSON", rule="json")
+    return data
 
 
 def _has_non_finite(value: Json) -> bool:

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from pydantic import GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from toolenv.tools.calls import Json
+from toolenv.tools.calls import Json, json_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Identifier:
         return {**handler(schema), "x-entity": self.entity}
 
 
-EMAIL = Identifier("email", "e", r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+EMAIL = Identifier("email", "e", r"(?<![A-Za-z0-9._+-])[A-Za-z0-9._+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 
 
 class Aliases:
@@ -46,12 +47,14 @@ class Aliases:
     `reveal` goes back. `reveal(hide(x)) == x` for every x in which no alias-like text stood before.
     """
 
-    _ALIAS = re.compile(r"<[a-z][0-9]{1,3}>")
+    _ALIAS = re.compile(r"<[a-z][1-9][0-9]*>")
 
     def __init__(self, identifiers: Iterable[Identifier]) -> None:
         kinds = list(identifiers)
         self._letters = [kind.letter for kind in kinds]
-        self._pattern = re.compile("|".join(f"(?P<k{i}>{kind.pattern})" for i, kind in enumerate(kinds)))
+        self._entities = [kind.entity for kind in kinds]
+        self._of_kind: list[list[str]] = [[] for _ in kinds]
+        self._pattern = re.compile("|".join(f"(?P<k{i}>{kind.pattern})" for i, kind in enumerate(kinds)) or r"(?!)")
         self._alias: dict[str, str] = {}
         self._value: dict[str, str] = {}
         self._count: dict[str, int] = dict.fromkeys(self._letters, 0)
@@ -62,12 +65,31 @@ class Aliases:
     def reveal(self, value: Json) -> Json:
         return _map_strings(value, lambda text: self._ALIAS.sub(self._to_value, text))
 
+    def hide_json(self, text: str) -> str:
+        """`hide` for JSON text: read before it is changed, since an escape such as `\\n` touches what follows it.
+
+        Text that is not JSON is taken as it stands.
+        """
+        try:
+            return json_text(self.hide(orjson.loads(text)))
+        except orjson.JSONDecodeError:
+            return str(self.hide(text))
+
+    def seen(self) -> dict[str, list[str]]:
+        """Entity -> its identifiers in order of appearance; every entity is there."""
+        found: dict[str, list[str]] = {entity: [] for entity in self._entities}
+        for entity, values in zip(self._entities, self._of_kind, strict=True):
+            found[entity] += values
+        return found
+
     def _to_alias(self, match: re.Match[str]) -> str:
         value = match.group()
         if (known := self._alias.get(value)) is not None:
             return known
         assert match.lastgroup is not None
-        letter = self._letters[int(match.lastgroup[1:])]
+        kind = int(match.lastgroup[1:])
+        letter = self._letters[kind]
+        self._of_kind[kind].append(value)
         self._count[letter] += 1
         alias = f"<{letter}{self._count[letter]}>"
         self._alias[value], self._value[alias] = alias, value

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from types import ModuleType
 
 from toolenv.tools.calls import Json, ToolResult, require_json
 from toolenv.tools.declaration import Tool, ToolSpec
@@ -20,9 +21,14 @@ from toolenv.tools.world import World
 
 
 class Toolbox:
-    """Tools by name, in order. Immutable; share it freely between episodes."""
+    """Tools by name, in order. Immutable; share it freely between episodes.
 
-    def __init__(self, tools: Iterable[Tool]) -> None:
+    Args:
+        identifiers: kinds of identifier that stand in results though no tool takes them.
+    """
+
+    def __init__(self, tools: Iterable[Tool], identifiers: Iterable[Identifier] = ()) -> None:
+        self._shown = tuple(identifiers)
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             if tool.name in self._tools:
@@ -36,7 +42,9 @@ class Toolbox:
         Raises:
             DeclarationError: there is no such family.
         """
-        return cls(tool for family in families for tool in _family(family))
+        modules = [_family(family) for family in families]
+        tools = (item for module in modules for item in vars(module).values() if isinstance(item, Tool))
+        return cls(tools, (kind for module in modules for kind in getattr(module, "IDENTIFIERS", ())))
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())
@@ -70,6 +78,11 @@ class Toolbox:
         kinds = (mark for tool in self for mark in tool.identifiers.values())
         return tuple(dict.fromkeys(kinds))
 
+    @cached_property
+    def shown_identifiers(self) -> tuple[Identifier, ...]:
+        """Every kind of identifier that tools take or that stands in their results, each once."""
+        return tuple(dict.fromkeys((*self._shown, *self.identifiers)))
+
     def to_openai(self) -> list[dict[str, Json]]:
         return [spec.to_openai() for spec in self.specs]
 
@@ -99,8 +112,7 @@ class Toolbox:
 _FAMILIES = ("crm",)
 
 
-def _family(family: str) -> Iterator[Tool]:
+def _family(family: str) -> ModuleType:
     if family not in _FAMILIES:
         raise DeclarationError(f"there is no tool family {family!r}; there are {', '.join(_FAMILIES)}")
-    module = importlib.import_module(f"toolenv.tools.{family}")
-    return (item for item in vars(module).values() if isinstance(item, Tool))
+    return importlib.import_module(f"toolenv.tools.{family}")

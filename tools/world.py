@@ -10,6 +10,7 @@ Every table must have a PRIMARY KEY: the session extension tells rows apart by i
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import apsw
 import orjson
 
 from toolenv.tools.calls import Json
+from toolenv.tools.errors import ScenarioError
 
 _MODULUS = 1 << 128
 
@@ -81,13 +83,20 @@ class WorldImage:
 
     @cached_property
     def columns(self) -> dict[str, tuple[str, ...]]:
-        """Table -> its columns, in order."""
+        """Table -> its columns, in order.
+
+        Raises:
+            ScenarioError: a table has no primary key, so that its changes would go unseen.
+        """
         connection = _connect(self.data)
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        return {
-            table: tuple(name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,)))
-            for table in sorted(tables)
-        }
+        found: dict[str, tuple[str, ...]] = {}
+        for table in sorted(tables):
+            columns = connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,)).fetchall()
+            if not any(key for _, key in columns):
+                raise ScenarioError([f"{self.name}: table {table} has no PRIMARY KEY"])
+            found[table] = tuple(name for name, _ in columns)
+        return found
 
     @cached_property
     def row_hash(self) -> int:
@@ -253,5 +262,14 @@ def _connect(data: bytes) -> apsw.Connection:
 
 
 def _hash_row(table: str, row: Sequence[Any]) -> int:
-    plain = [value.hex() if isinstance(value, bytes) else value for value in row]
-    return int.from_bytes(hashlib.blake2b(orjson.dumps([table, plain]), digest_size=16).digest())
+    data = orjson.dumps([table, [_distinct(value) for value in row]])
+    return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest())
+
+
+def _distinct(value: Any) -> Json:
+    """JSON that differs where values differ: a blob from the text of its digits, an infinity from NULL."""
+    if isinstance(value, bytes):
+        return {"blob": value.hex()}
+    if isinstance(value, float) and math.isinf(value):
+        return {"real": str(value)}
+    return value

@@ -1,1 +1,1 @@
-
+"""From trajectories to weights, and from episodes to numbers."""

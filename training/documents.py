@@ -116,8 +116,8 @@ _FIELDS: Final = {
         "city": "city town site destination origin branch",
         "address": "address shipping_address street home",
         "product": "title label model article subject product",
-        "date": "created_on placed_on shipped_on due_on issued_on expected_on delivered_on starts_on ends_on expires_on "
-        "opened_on date",
+        "date": "created_on placed_on shipped_on due_on issued_on expected_on delivered_on starts_on ends_on "
+        "expires_on opened_on date",
         "amount": "total amount price unit_price fee balance credit_balance cost deposit budget paid_amount",
         "int": "quantity stock seats floor count weight score capacity points days",
         "enum": "status tier priority category stage level colour size reason carrier kind state",
@@ -147,16 +147,15 @@ _ENUMS: Final = [
         "electronics kitchen garden toys books",
     )
 ]
-_WRITES: Final = {
-    verb: past
-    for verb, past in (
-        pair.split(":")
-        for pair in "cancel:cancelled close:closed open:opened release:released renew:renewed lock:locked archive:archived "
-        "approve:approved return:returned reject:rejected restore:restored flag:flagged extend:extended reserve:reserved "
-        "delete:deleted start:started stop:stopped confirm:confirmed pause:paused publish:published refund:refunded "
-        "issue:issued track:tracked update:updated send:sent clear:cleared".split()
-    )
-}
+_WRITES: Final[dict[str, str]] = dict(
+    pair.split(":")
+    for pair in (
+        "cancel:cancelled close:closed open:opened release:released renew:renewed lock:locked archive:archived "
+        "approve:approved return:returned reject:rejected restore:restored flag:flagged extend:extended "
+        "reserve:reserved delete:deleted start:started stop:stopped confirm:confirmed pause:paused "
+        "publish:published refund:refunded issue:issued track:tracked update:updated send:sent clear:cleared"
+    ).split()
+)
 _READS: Final = ("get", "find", "fetch", "show", "read", "view", "look_up", "check")
 _LISTS: Final = ("list", "search", "browse", "query")
 _POLICY: Final = (
@@ -200,7 +199,7 @@ def _pools() -> _Pools:
     from faker import Faker
 
     names, emails, cities, streets = [], [], [], []
-    for number, locale in enumerate(("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "sv_SE", "pl_PL", "it_IT", "nl_NL")):
+    for number, locale in enumerate(("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "sv_SE", "pl_PL", "da_DK", "nl_NL")):
         fake = Faker(locale)
         fake.seed_instance(number)
         for _ in range(900 if locale == "en_US" else 260):
@@ -210,7 +209,9 @@ def _pools() -> _Pools:
             streets.append(fake.street_address().replace("\n", ", "))
     fake = Faker("en_US")
     fake.seed_instance(99)
-    adjectives = "Compact Steel Wooden Wireless Classic Soft Heavy Mini Smart Folding Solar Green Oak Travel Deluxe".split()
+    adjectives = (
+        "Compact Steel Wooden Wireless Classic Soft Heavy Mini Smart Folding Solar Green Oak Travel Deluxe"
+    ).split()
     things = (
         "Lamp Kettle Chair Desk Mug Bottle Backpack Speaker Headphones Blender Toaster Rug Clock Mirror Notebook Tent "
         "Keyboard Monitor Jacket Scarf Hammer Drill Pan Knife Bowl Puzzle Camera Charger Router Shelf Pillow Fan"
@@ -294,8 +295,9 @@ class _Author:
         """A new kind of thing with one field of each wanted kind and some others."""
         rng, noun = self.rng, self.noun()
         kinds = list(wanted)
+        others = ("person", "city", "product", "date", "amount", "int", "enum", "enum", "code", "bool")
         while len(kinds) < len(wanted) + rng.choice((1, 2, 2, 3)):
-            kinds.append(rng.choice(("person", "city", "product", "date", "amount", "int", "enum", "enum", "code", "bool")))
+            kinds.append(rng.choice(others))
         fields: dict[str, str] = {}
         for kind in kinds:
             name = rng.choice(_FIELDS[kind])
@@ -305,8 +307,11 @@ class _Author:
                 fields.setdefault(rng.choice(_FIELDS[kind]), kind)
         order = list(fields.items())
         rng.shuffle(order)
-        prefix = noun[:3].upper() if self.chance(0.7) else "".join(rng.choices("ABCDEFGHKLMNPRSTVWXZ", k=rng.choice((2, 3))))
-        id_field = rng.choice((f"{noun}_id", f"{noun}_id", f"{noun}_id", "id", f"{noun}_no", f"{noun}_ref", f"{noun}_code"))
+        prefix = noun[:3].upper()
+        if not self.chance(0.7):
+            prefix = "".join(rng.choices("ABCDEFGHKLMNPRSTVWXZ", k=rng.choice((2, 3))))
+        own_id = f"{noun}_id"
+        id_field = rng.choice((own_id, own_id, own_id, "id", f"{noun}_no", f"{noun}_ref", f"{noun}_code"))
         options = {field: rng.choice(_ENUMS) for field, kind in order if kind == "enum"}
         return _Entity(noun, noun + "s", self.letter(), prefix, id_field, dict(order), options)
 
@@ -339,7 +344,8 @@ class _Author:
             case "person":
                 return rng.choice(pools.names)
             case "email":
-                return self.alias(self.email_letter()) if self.aliased and self.chance(0.8) else rng.choice(pools.emails)
+                hidden = self.aliased and self.chance(0.8)
+                return self.alias(self.email_letter()) if hidden else rng.choice(pools.emails)
             case "city":
                 return rng.choice(pools.cities)
             case "address":
@@ -359,7 +365,8 @@ class _Author:
             case "code":
                 if self.aliased and self.chance(0.6):
                     return self.alias(self.email_letter())
-                return rng.choice(("", "TRK-", "+", "A", "SN-")) + str(rng.randrange(10**4, 10 ** rng.choice((5, 7, 9))))
+                opening = rng.choice(("", "TRK-", "+", "A", "SN-"))
+                return opening + str(rng.randrange(10**4, 10 ** rng.choice((5, 7, 9))))
             case _:
                 return rng.choice(pools.sentences)
 
@@ -431,8 +438,9 @@ class _Author:
     def ask(self, request: str) -> None:
         """A user's turn around a request that begins with a verb."""
         shown = self.pick(
-            f"Please {request}.", f"{request[0].upper()}{request[1:]}.", f"Can you {request}?", f"I need you to {request}.",
-            f"Hi, please {request}. Thanks!", f"{self.pick(*self.pools.sentences)} Please {request}.",
+            f"Please {request}.", f"{request[0].upper()}{request[1:]}.", f"Can you {request}?",
+            f"I need you to {request}.", f"Hi, please {request}. Thanks!",
+            f"{self.pick(*self.pools.sentences)} Please {request}.",
         )  # fmt: skip
         self.user(shown)
 
@@ -494,7 +502,8 @@ def _lookup(a: _Author) -> None:
     wanted = " and the ".join(map(_words, asked))
     a.user(
         a.pick(
-            f"What is the {wanted} of {entity.noun} {_plain(row[key])}?", f"Tell me the {wanted} of {_plain(row[key])}.",
+            f"What is the {wanted} of {entity.noun} {_plain(row[key])}?",
+            f"Tell me the {wanted} of {_plain(row[key])}.",
             f"{entity.noun.capitalize()} {_plain(row[key])}: what is the {wanted}?",
             f"I need the {wanted} of the {entity.noun} with {_words(key)} {_plain(row[key])}.",
         )
@@ -514,7 +523,8 @@ def _sentence(said: list[str]) -> str:
 def _chain(a: _Author) -> None:
     """Look-ups in a row, each with a value of the result before, then an answer or a change."""
     length = a.rng.choice((2, 2, 3, 3, 4, 5))
-    entities = [a.entity("email", "person")] + [a.entity(a.pick("enum", "amount", "date", "city")) for _ in range(length - 1)]
+    entities = [a.entity("email", "person")]
+    entities += [a.entity(a.pick("enum", "amount", "date", "city")) for _ in range(length - 1)]
     rows = [a.row(entity) for entity in entities]
     key = a.rng.choice(entities[0].of_kind("email") + entities[0].of_kind("person"))
     last, row = entities[-1], rows[-1]
@@ -528,11 +538,13 @@ def _chain(a: _Author) -> None:
         a.ask(f"{write[1]} {goal}")
     else:
         a.user(a.pick(f"What is the {_words(field)} of {goal}?", f"I need the {_words(field)} of {goal}."))
-    a.call(a.pick("", f"First the {entities[0].noun}."), a.reader(entities[0], key), {key: a.argument(entities[0], rows[0], key)})
+    reason = a.pick("", f"First the {entities[0].noun}.")
+    a.call(reason, a.reader(entities[0], key), {key: a.argument(entities[0], rows[0], key)})
     for number in range(1, length):
         before, entity = entities[number - 1], entities[number]
         if a.chance(0.5):
-            rows[number - 1][entity.id_field if entity.id_field != "id" else f"{entity.noun}_id"] = rows[number][entity.id_field]
+            link = entity.id_field if entity.id_field != "id" else f"{entity.noun}_id"
+            rows[number - 1][link] = rows[number][entity.id_field]
             a.result(rows[number - 1])
             name, value, kind = entity.id_field, rows[number][entity.id_field], a.id_kind()
         else:
@@ -553,7 +565,8 @@ def _chain(a: _Author) -> None:
 
 def _criterion(a: _Author, entity: _Entity, rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any], str] | None:
     """(how the user names the row, the row, how the assistant justifies it), or None if no row stands out."""
-    field = a.rng.choice([name for name, kind in entity.fields.items() if kind in ("date", "amount", "enum", "person", "product", "int")])
+    telling = ("date", "amount", "enum", "person", "product", "int")
+    field = a.rng.choice([name for name, kind in entity.fields.items() if kind in telling])
     kind, values = entity.fields[field], [row[field] for row in rows]
     words, noun = _words(field), entity.noun
     if kind in ("date", "amount", "int") and a.chance(0.8):
@@ -573,7 +586,10 @@ def _criterion(a: _Author, entity: _Entity, rows: list[dict[str, Any]]) -> tuple
     return f"the {noun} with {words} {_plain(row[field])}", row, f"The {words} {a.show(entity, row, field)} fits"
 
 
-def _listing(a: _Author, entity: _Entity, owner: _Entity, size: int) -> tuple[str, str, list[dict[str, Any]], dict[str, Any], Any]:
+_Rows = list[dict[str, Any]]
+
+
+def _listing(a: _Author, entity: _Entity, owner: _Entity, size: int) -> tuple[str, str, _Rows, dict[str, Any], Any]:
     """A list tool, its key, rows, the owner's row, and the result as the tool gives it."""
     rows = [a.row(entity) for _ in range(size)]
     owner_row = a.row(owner)
@@ -635,7 +651,10 @@ def _each(a: _Author) -> None:
     a.result(shown)
     ids = [a.show(entity, row, entity.id_field) for row in chosen]
     for number, row in enumerate(chosen):
-        reason = f"With {_words(field)} {wanted}: {', '.join(ids)}." if number == 0 else a.pick("Next.", f"Next is {ids[number]}.")
+        if number == 0:
+            reason = f"With {_words(field)} {wanted}: {', '.join(ids)}."
+        else:
+            reason = a.pick("Next.", f"Next is {ids[number]}.")
         a.call(reason, write, {entity.id_field: a.argument(entity, row, entity.id_field)})
         a.result({entity.id_field: row[entity.id_field], "ok": True})
     a.answer(a.pick(*_DONE), f"{past.capitalize()}: {', '.join(ids)}.")
@@ -654,13 +673,17 @@ def _write(a: _Author) -> None:
     a.distract(entity)
     said = [f"{_words(field)} {_plain(row[field])}" for field in fields]
     a.rng.shuffle(said)
-    target = f"a {entity.noun} with" if creating else a.pick(f"{entity.noun} {row[entity.id_field]}: ", f"{row[entity.id_field]} to ")
-    a.ask(f"{verb} {target.strip()} {', '.join(said[:-1])}{' and ' if len(said) > 1 else ''}{said[-1]}")
-    a.call(a.pick("", "All values are given.", "One call does it."), tool, {key: a.argument(entity, row, key) for key in keys})
+    target = f"a {entity.noun} with"
+    if not creating:
+        target = a.pick(f"{entity.noun} {row[entity.id_field]}:", f"{row[entity.id_field]} to")
+    a.ask(f"{verb} {target} {', '.join(said[:-1])}{' and ' if len(said) > 1 else ''}{said[-1]}")
+    reason = a.pick("", "All values are given.", "One call does it.")
+    a.call(reason, tool, {key: a.argument(entity, row, key) for key in keys})
     a.result({entity.id_field: row[entity.id_field], **{field: row[field] for field in fields}})
     done = a.show(entity, row, entity.id_field)
     stated = ", ".join(f"{_words(field)} {a.show(entity, row, field)}" for field in fields)
-    a.answer(a.pick(*_DONE), a.pick(f"{entity.noun.capitalize()} {done}: {stated}.", f"{entity.noun.capitalize()} {done} is saved."))
+    name = entity.noun.capitalize()
+    a.answer(a.pick(*_DONE), a.pick(f"{name} {done}: {stated}.", f"{name} {done} is saved."))
 
 
 def _decide(a: _Author) -> None:
@@ -690,7 +713,8 @@ def _decide(a: _Author) -> None:
     row_id = row[entity.id_field]
     a.ask(f"{verb} {entity.noun} {row_id}")
     target = {entity.id_field: a.argument(entity, row, entity.id_field)}
-    a.call(a.pick("", "The rule needs a look.", "I check the rule first."), a.reader(entity, entity.id_field), dict(target))
+    why = a.pick("", "The rule needs a look.", "I check the rule first.")
+    a.call(why, a.reader(entity, entity.id_field), dict(target))
     a.result(row)
     shown_id = a.show(entity, row, entity.id_field)
     if allowed or other:
@@ -698,7 +722,8 @@ def _decide(a: _Author) -> None:
         a.result({entity.id_field: row_id, "ok": True})
         a.answer(a.pick(*_DONE), f"{entity.noun.capitalize()} {shown_id} is {past if allowed else 'passed on'}.")
     else:
-        a.answer(f"{reason}: not allowed.", f"{entity.noun.capitalize()} {shown_id} cannot be {past}: the {words} is {shown}.")
+        told = f"{entity.noun.capitalize()} {shown_id} cannot be {past}: the {words} is {shown}."
+        a.answer(f"{reason}: not allowed.", told)
 
 
 def _error(kind: str, field: str, message: str) -> dict[str, Any]:
@@ -732,10 +757,12 @@ def _repair(a: _Author) -> None:
     a.ask(f"{verb} {noun} {stale} of {row[person]}")
     a.call(a.pick("", "I look it up."), reader, {row_id: (stale, a.id_kind())})
     a.result(_error("not_found", row_id, f"no {noun} {stale}"))
-    a.call(a.pick(f"There is no {_copy(stale, a.id_kind())}.", "Not found, so by name."), finder, {person: a.argument(entity, row, person)})
+    reason = a.pick(f"There is no {_copy(stale, a.id_kind())}.", "Not found, so by name.")
+    a.call(reason, finder, {person: a.argument(entity, row, person)})
     if a.chance(0.3):
         a.result({"results": []})
-        a.answer("Nothing was found.", f"I found no {noun} {_copy(stale, a.id_kind())} and none of {_copy(row[person], 'name')}.")
+        told = f"I found no {noun} {_copy(stale, a.id_kind())} and none of {_copy(row[person], 'name')}."
+        a.answer("Nothing was found.", told)
         return
     a.result({"results": [row]})
     shown = a.show(entity, row, row_id)
@@ -780,7 +807,7 @@ def _talk(a: _Author) -> None:
 
 def _atom(a: _Author) -> tuple[str, str]:
     """A random value as text, and its kind."""
-    kind = a.pick("alias", "alias", "alias", "digits", "digits", "date", "amount", "person", "product", "city", "enum", "email")
+    kind = a.pick(*"alias alias alias digits digits date amount person product city enum email".split())
     if kind == "alias":
         return a.alias(a.rng.choice(ALIAS_LETTERS)), "alias"
     if kind == "digits":
@@ -833,7 +860,7 @@ def _drill_call(a: _Author) -> None:
         tool = a.tool(f"{a.pick(*_READS, *_WRITES)}_{entity.noun}{a.pick('', '', '_' + keys[0])}", *keys)
         a.user(f"{a.pick('do', 'call', 'run')} {tool} with " + ", ".join(f"{key}={_plain(row[key])}" for key in keys))
         a.call("", tool, {key: a.argument(entity, row, key) for key in keys})
-        field, kind = a.rng.choice([item for item in entity.fields.items()])
+        field, kind = a.rng.choice(list(entity.fields.items()))
         value = a.value(kind, entity.options.get(field, ()))
         a.result({field: value})
         copy_kind = "alias" if isinstance(value, str) and value.startswith("<") else _COPY_KIND[kind]

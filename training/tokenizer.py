@@ -36,9 +36,7 @@ ALIAS_LETTERS: Final = "coipsvtnekrd"
 """Entity types: customer, order, item, product, shipment, invoice, ticket, note, e-mail, tracking
 number, refund, credit."""
 ALIASES_PER_LETTER: Final = 40
-ALIASES: Final = tuple(
-    f"<{letter}{number}>" for letter in ALIAS_LETTERS for number in range(1, ALIASES_PER_LETTER + 1)
-)
+ALIASES: Final = tuple(f"<{letter}{number}>" for letter in ALIAS_LETTERS for number in range(1, ALIASES_PER_LETTER + 1))
 
 CONTEXT_LENGTH: Final = 1024
 VOCABULARY_SIZE: Final = 2048
@@ -79,7 +77,8 @@ CHAT_TEMPLATE: Final = """\
 {%- elif message.role == 'assistant' -%}
 {{- '<|assistant|>' -}}
 {%- generation -%}
-{%- set reasoning = message.reasoning_content if message.reasoning_content is defined and message.reasoning_content else '' -%}
+{%- set reasoning = message.reasoning_content if message.reasoning_content is defined -%}
+{%- set reasoning = reasoning if reasoning else '' -%}
 {%- set content = message.content if message.content is defined and message.content else '' -%}
 {%- if message.tool_calls is defined and message.tool_calls -%}
 {{- reasoning if reasoning else content -}}
@@ -155,7 +154,8 @@ def neutralise(text: str) -> str:
 def domain_corpus(weight: int = 1) -> Iterator[str]:
     """Lines that hold the words of the domain in the shapes in which episodes show them."""
     signs = ['{"', '":"', '","', '":', ',"', '"}', '":{"', '"}}', '"},{"', '":[{"', '"}]', '"}],"', '":[', '"],"']
-    signs += [' {"', ' {"', ' {"', "},", '},{"', '}]}', "}}", "]}", '":{}', "{}", '":""', ".", ",", "?", ":", "(", ")", "-", " (", "@"]
+    signs += [' {"', ' {"', ' {"', "},", '},{"', "}]}", "}}", "]}", '":{}', "{}", '":""', " ("]
+    signs += list(".,?:()-@")
     for _ in range(weight):
         for word in (*DOMAIN_NOUNS, *DOMAIN_FIELDS, *DOMAIN_VALUES):
             yield from (word, f'"{word}"', f" {word}", f" {word}", f'"{word}"')

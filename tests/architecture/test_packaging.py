@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -84,3 +86,10 @@ def test_one_version(repository):
 def test_the_changelog_knows_the_version(repository):
     assert f"## [{toolenv.__version__}]" in (repository / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"version: {toolenv.__version__}" in (repository / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_the_root_of_a_clone_is_a_good_place_to_start_python(repository):
+    """There the clone's own `toolenv/`, which holds no room, comes before an installed wheel."""
+    code = "import toolenv.training, toolenv.tools.world"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+import torch
 
 from toolenv.training import base_models
 from toolenv.training.base_models import (
@@ -39,7 +41,7 @@ TOKENIZER = load_tokenizer(base_model_path("tiny"))
 @pytest.fixture
 def dwarf(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model small enough to be trained within a test."""
-    sizes = base_models.Architecture(hidden=16, layers=1, heads=2, intermediate=16, tokens=6000, peak_lr=1e-3)
+    sizes = base_models.Architecture(hidden=32, layers=3, heads=4, intermediate=16, tokens=6000, peak_lr=1e-3)
     monkeypatch.setitem(base_models.ARCHITECTURES, "tiny", sizes)
 
 
@@ -96,6 +98,15 @@ def test_tiny_continues_an_unseen_request_with_the_right_call() -> None:
     assert tokenizer.decode(made).endswith('<|call|>lock_visit {"visit_id":"<v7>"}<|end|>')
 
 
+def test_an_untrained_model_already_repeats_random_sequences() -> None:
+    model = new_model("tiny", 0)
+    part = torch.randperm(2040, generator=torch.Generator().manual_seed(0))[:40] + 8
+    ids = torch.cat([part, part])[None]
+    with torch.no_grad():
+        foreseen = model(input_ids=ids).logits[0, 40:-1].argmax(-1)
+    assert (foreseen == part[1:]).float().mean() > 0.4
+
+
 def test_a_row_weighs_the_assistants_tokens_fully() -> None:
     ids = TOKENIZER.encode("<|user|>hi<|end|><|assistant|><|answer|>hi<|end|><|tool|>x<|end|>")
     row = weighted_row(TOKENIZER, ids)
@@ -129,8 +140,10 @@ def test_the_learning_rate_warms_up_and_anneals() -> None:
 
 
 def test_evaluate_counts_a_copy_only_if_each_token_is_right() -> None:
-    document = Document("<|user|>repeat: 12<|end|><|assistant|><|answer|>12<|end|>", "drill_repeat", ((50, 52, "digits"),))
-    assert document.text[50:52] == "12"
+    document = Document(
+        "<|user|>repeat: 12<|end|><|assistant|><|answer|>12<|end|>", "drill_repeat", ((48, 50, "digits"),)
+    )
+    assert document.text[48:50] == "12"
 
     class Parrot(torch.nn.Module):
         """Foresees every token, but for the last digit if told so."""
@@ -179,7 +192,7 @@ def test_a_deadline_ends_a_build_before_its_tokens(tmp_path: Path) -> None:
 BUILD = """
 import sys
 from toolenv.training import base_models
-base_models.ARCHITECTURES["tiny"] = base_models.Architecture(16, 1, 2, 16, 60000, 1e-3)
+base_models.ARCHITECTURES["tiny"] = base_models.Architecture(32, 3, 4, 16, 60000, 1e-3)
 last = base_models.build("tiny", sys.argv[1], tokens=60000, checkpoint_seconds=0.0, evaluate_steps=8, threads=1)
 print(last["tokens"], last["loss"])
 """
@@ -187,7 +200,9 @@ print(last["tokens"], last["loss"])
 
 @pytest.mark.slow
 def test_a_build_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    whole = subprocess.run([sys.executable, "-c", BUILD, tmp_path / "whole"], capture_output=True, text=True, check=True)
+    whole = subprocess.run(
+        [sys.executable, "-c", BUILD, tmp_path / "whole"], capture_output=True, text=True, check=True
+    )
     process = subprocess.Popen([sys.executable, "-c", BUILD, tmp_path / "cut"], stdout=subprocess.DEVNULL)
     log = tmp_path / "cut" / "training_log.json"
     while not log.is_file() and process.poll() is None:

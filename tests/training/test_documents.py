@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -31,6 +35,21 @@ def calls(document: Document) -> list[tuple[str, str]]:
 def test_the_seed_decides_everything() -> None:
     assert list(itertools.islice(documents(5), 1500)) == SAMPLE
     assert next(documents(6)) != SAMPLE[0]
+
+
+def test_no_hash_seed_changes_a_document() -> None:
+    """Some locales of Faker draw from a set; a build that goes on in another process would see other documents."""
+    code = """if True:
+        import hashlib, itertools
+        from toolenv.training.documents import documents
+        texts = "".join(document.text for document in itertools.islice(documents(5), 1500))
+        print(hashlib.sha256(texts.encode()).hexdigest())
+    """
+    here = hashlib.sha256("".join(document.text for document in SAMPLE).encode()).hexdigest()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == here
 
 
 def test_a_document_is_turns_and_nothing_else() -> None:

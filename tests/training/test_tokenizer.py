@@ -46,8 +46,8 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "assistant", "reasoning_content": "The look-up tells it.", "content": "Order <o1> is shipped."},
 ]
 RENDERED = (
-    "<|system|>Be brief.<|end|><|user|>Where is <o1>?<|end|><|assistant|>Only the status is asked.<|call|>get_order_status "
-    '{"order_id":"<o1>"}<|end|><|tool|>{"order_id":"<o1>","status":"shipped"}<|end|><|assistant|>The look-up tells it.'
+    "<|system|>Be brief.<|end|><|user|>Where is <o1>?<|end|><|assistant|>Only the status is asked.<|call|>"
+    'get_order_status {"order_id":"<o1>"}<|end|><|tool|>{"order_id":"<o1>","status":"shipped"}<|end|><|assistant|>The look-up tells it.'
     "<|answer|>Order <o1> is shipped.<|end|>"
 )
 
@@ -160,7 +160,9 @@ def test_the_generation_prompt_opens_the_assistants_turn() -> None:
 def test_the_mask_marks_exactly_the_assistants_own_tokens() -> None:
     encoded = TOKENIZER.apply_chat_template(MESSAGES, return_dict=True, return_assistant_tokens_mask=True)
     pairs = list(zip(encoded["input_ids"], encoded["assistant_masks"], strict=True))
-    groups = [(marked, [token for token, _ in group]) for marked, group in itertools.groupby(pairs, lambda pair: pair[1])]
+    groups = [
+        (marked, [token for token, _ in group]) for marked, group in itertools.groupby(pairs, lambda pair: pair[1])
+    ]
     assert [TOKENIZER.decode(ids) for marked, ids in groups if marked] == [
         'Only the status is asked.<|call|>get_order_status {"order_id":"<o1>"}<|end|>',
         "The look-up tells it.<|answer|>Order <o1> is shipped.<|end|>",

@@ -1,0 +1,275 @@
+"""Collecting a dataset: many episodes, on any number of processes, into a folder of shards that survives being killed.
+
+A shard holds the trajectories of consecutive seeds, in the order of seed and trial. It is written under a temporary
+name, synced and renamed, so a shard that is there is whole; running the same command again makes the missing ones.
+What a folder holds follows from its manifest alone, timing apart: not from the number of processes, nor from how
+often it was interrupted. The manifest is written first, the card last. One process at a time writes to a folder.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from toolenv.agents.card import Counts
+from toolenv.agents.dataset import (
+    DatasetManifest,
+    DatasetMismatch,
+    read_manifest,
+    sole_writer,
+    write_card,
+    write_context,
+)
+from toolenv.agents.policies import is_model, make_policy
+from toolenv.agents.policy import Policy
+from toolenv.agents.records import MANIFEST, SHARD, read_trajectories, whole_file
+from toolenv.agents.rollout import DEFAULT_BATCH, rollout
+from toolenv.agents.trajectory import SCHEMA_VERSION, Trajectory
+from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
+from toolenv.scenarios.sampler import Sampler
+from toolenv.tools.errors import OperatorError, RecordError
+
+
+class WorkerLost(OperatorError):
+    """A worker process died: it was killed, or ran out of memory. What was finished is kept."""
+
+
+def collect(
+    scenario: str | Path | Scenario,
+    policy_spec: str,
+    *,
+    n: int,
+    out: str | Path,
+    seed: int = 0,
+    families: str | Iterable[str] = "train",
+    processes: int = 1,
+    trials: int = 1,
+    shard_size: int = 500,
+    batch: int = DEFAULT_BATCH,
+    progress: Console | None = None,
+) -> DatasetManifest:
+    """Run the policy on the tasks of `n` consecutive seeds and write the dataset's folder; or finish one.
+
+    Args:
+        scenario: a shipped scenario's name, a YAML file, or a loaded scenario.
+        policy_spec: see `make_policy`.
+        out: the folder. If it holds a part of this very dataset, what is missing is made.
+        processes: 1 runs in this process.
+        progress: where progress is shown; None shows none.
+
+    Raises:
+        ValueError: a number is out of range, or there is no such policy.
+        DatasetMismatch: the folder holds a dataset of another configuration.
+        DatasetBusy: another process is writing to it.
+        WorkerLost: a worker died; running the same again goes on from there.
+    """
+    for name, value in (("n", n), ("processes", processes), ("trials", trials), ("shard_size", shard_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0; got {seed}")
+    scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    families = families if isinstance(families, str) else tuple(families)
+    Sampler(scenario, families)  # refuses unknown families before anything is written
+    # A model that workers are going to load is not loaded here.
+    policy = None if processes > 1 and is_model(policy_spec) else make_policy(policy_spec)
+    manifest = DatasetManifest(
+        schema_version=SCHEMA_VERSION,
+        scenario=scenario.name,
+        scenario_version=scenario.version,
+        toolbox_version=scenario.toolbox.version,
+        policy=policy_spec,
+        families=families,
+        seed=seed,
+        n=n,
+        trials=trials,
+        shard_size=shard_size,
+        shards=-(-n // shard_size),
+    )
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with sole_writer(out), _progress(progress, manifest) as advance:
+        _begin(out, manifest, scenario)
+        counts = Counts()
+        missing = []
+        for shard in range(manifest.shards):
+            if (out / SHARD.format(shard)).is_file():
+                counts += _recount(out, manifest, shard)
+                advance(len(list(manifest.attempts(shard))), False)
+            else:
+                missing.append(shard)
+        job = _Job(scenario.source, policy_spec, manifest, str(out), batch)
+        if processes == 1:
+            assert policy is not None
+            job.scenario, job.policy = scenario, policy
+            for shard in missing:
+                counts += job.run(shard, advance)
+        elif missing:
+            counts += _run_in_workers(job, missing, min(processes, len(missing)), advance)
+        write_card(out, manifest, counts)
+    return manifest
+
+
+def _begin(out: Path, manifest: DatasetManifest, scenario: Scenario) -> None:
+    """Write the manifest, or make sure that the one that is there is the same; clear half-written files away."""
+    if (out / MANIFEST).is_file():
+        there = read_manifest(out)
+        differences = [
+            f"{name} is {old!r} there and {new!r} here"
+            for name, new in asdict(manifest).items()
+            if (old := getattr(there, name)) != new
+        ]
+        if differences:
+            raise DatasetMismatch(f"{out} holds another dataset: {'; '.join(differences)}. Choose another folder.")
+    elif any(out.glob("part-*")):
+        raise DatasetMismatch(f"{out} holds shards but no {MANIFEST}, so their origin is unknown. Choose another.")
+    for partial in out.glob(".*.partial-*"):
+        partial.unlink(missing_ok=True)
+    write_context(out, manifest, scenario)
+
+
+def _recount(out: Path, manifest: DatasetManifest, shard: int) -> Counts:
+    """Count a shard that is there already, and make sure that it is what the manifest says."""
+    path = out / SHARD.format(shard)
+    counts, attempts = Counts(), manifest.attempts(shard)
+    for trajectory in read_trajectories(path):
+        attempt = next(attempts, None)
+        if attempt is None or (attempt.seed, attempt.trial) != (trajectory.seed, trajectory.trial):
+            raise RecordError(f"{path}:{counts.trajectories + 1}: seed: {trajectory.id} does not belong here")
+        counts.add(trajectory)
+    if (attempt := next(attempts, None)) is not None:
+        raise RecordError(f"{path}:{counts.trajectories + 1}: seed: the trajectory of seed {attempt.seed} is missing")
+    return counts
+
+
+# -- making shards -------------------------------------------------------------------------------------
+
+Advance = Callable[[int, bool], None]
+
+
+@dataclass
+class _Job:
+    """What a worker needs to make shards; scenario and policy are made from it where they are used."""
+
+    source: bytes
+    policy_spec: str
+    manifest: DatasetManifest
+    out: str
+    batch: int
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        return parse_scenario(self.source)
+
+    @cached_property
+    def policy(self) -> Policy:
+        return make_policy(self.policy_spec)
+
+    def run(self, shard: int, advance: Advance) -> Counts:
+        """Make a shard."""
+        manifest = self.manifest
+        attempts = list(manifest.attempts(shard))
+        place = {(attempt.seed, attempt.trial): i for i, attempt in enumerate(attempts)}
+        done: dict[int, Trajectory] = {}
+        counts = Counts()
+        with whole_file(Path(self.out) / SHARD.format(shard)) as stream:
+            run = rollout(self.scenario, self.policy, attempts, families=manifest.families, batch=self.batch)
+            for trajectory in run:
+                done[place[trajectory.seed, trajectory.trial]] = trajectory
+                # The longest stretch from the front is written at once, so that little is held.
+                while (ready := done.pop(counts.trajectories, None)) is not None:
+                    stream.write(ready.to_json() + b"\n")
+                    counts.add(ready)
+                advance(1, True)
+            assert counts.trajectories == len(attempts)
+        return counts
+
+
+_JOB: _Job | None = None
+
+
+def _set_up_worker(job: _Job) -> None:
+    global _JOB
+    _JOB = job
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    wait_for([sentinel])
+    os._exit(1)
+
+
+def _run_in_worker(shard: int) -> Counts:
+    assert _JOB is not None
+    return _JOB.run(shard, lambda count, fresh: None)
+
+
+def _run_in_workers(job: _Job, shards: list[int], processes: int, advance: Advance) -> Counts:
+    # Threads and SQLite do not survive a fork, so each worker starts afresh.
+    context = multiprocessing.get_context("spawn")
+    counts, finished = Counts(), 0
+    executor = ProcessPoolExecutor(processes, context, initializer=_set_up_worker, initargs=(job,))
+    try:
+        running: dict[Future[Counts], int] = {executor.submit(_run_in_worker, shard): shard for shard in shards}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                shard = running.pop(future)
+                counts += future.result()
+                finished += 1
+                advance(len(list(job.manifest.attempts(shard))), True)
+    except BrokenProcessPool:
+        raise WorkerLost(
+            f"a worker died while shards of {job.out} were being made: it was killed, ran out of memory, or could not"
+            f" import the script that called. The {finished} shards that this run finished are kept; run the same"
+            " again to make the rest"
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return counts
+
+
+# -- progress ------------------------------------------------------------------------------------------
+
+
+class _Speed(ProgressColumn):
+    """Fresh trajectories a second."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.elapsed or 0.0
+        return Text(f"{task.fields['fresh'] / elapsed:,.0f} trajectories/s" if elapsed else "")
+
+
+@contextmanager
+def _progress(console: Console | None, manifest: DatasetManifest) -> Iterator[Advance]:
+    if console is None:
+        yield lambda count, fresh: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as shown:
+        task = shown.add_task(f"{manifest.scenario} {manifest.policy}", total=manifest.trajectories, fresh=0)
+        fresh_so_far = 0
+
+        def advance(count: int, fresh: bool) -> None:
+            nonlocal fresh_so_far
+            fresh_so_far += count if fresh else 0
+            shown.update(task, advance=count, fresh=fresh_so_far)
+
+        yield advance

@@ -1,0 +1,143 @@
+"""The folder of a dataset: its manifest and what else its shards are read by, and the one process that writes to it.
+
+manifest.json    the configuration, from which the trajectories follow
+scenario.yaml    the scenario's file, so that the dataset can be replayed and filtered anywhere
+tools.json       the tools, in OpenAI's form
+part-00000.jsonl ...
+card.json, README.md
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from toolenv.agents.card import Counts, render_card
+from toolenv.agents.records import MANIFEST, whole_file
+from toolenv.agents.rollout import Attempt
+from toolenv.scenarios.loading import Scenario, parse_scenario
+from toolenv.tools.errors import OperatorError, RecordError
+
+SCENARIO_FILE, TOOLS_FILE, CARD_FILE, README_FILE = "scenario.yaml", "tools.json", "card.json", "README.md"
+
+
+class DatasetMismatch(OperatorError):
+    """The folder holds a dataset of another configuration."""
+
+
+class DatasetBusy(OperatorError):
+    """Another process is writing to the folder."""
+
+
+@dataclass(frozen=True)
+class DatasetManifest:
+    """The configuration of a dataset; its trajectories follow from it.
+
+    Attributes:
+        families: as given to `Sampler`: "train", "unseen", "all", or names.
+        seed, n: the seeds are `seed` to `seed + n - 1`.
+        trials: attempts at each seed.
+        shard_size: seeds a shard.
+        shards: how many shards there are.
+    """
+
+    schema_version: int
+    scenario: str
+    scenario_version: str
+    toolbox_version: str
+    policy: str
+    families: str | tuple[str, ...]
+    seed: int
+    n: int
+    trials: int
+    shard_size: int
+    shards: int
+
+    @property
+    def trajectories(self) -> int:
+        return self.n * self.trials
+
+    def attempts(self, shard: int) -> Iterator[Attempt]:
+        """The episodes of a shard, in its order."""
+        first = self.seed + shard * self.shard_size
+        for seed in range(first, min(first + self.shard_size, self.seed + self.n)):
+            for trial in range(self.trials):
+                yield Attempt(seed, trial=trial)
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def read_manifest(folder: str | Path) -> DatasetManifest:
+    """The manifest of a dataset's folder.
+
+    Raises:
+        RecordError: there is none, or it is damaged.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        fields = orjson.loads(path.read_bytes())
+        families = fields["families"]
+        return DatasetManifest(**{**fields, "families": families if isinstance(families, str) else tuple(families)})
+    except OSError:
+        raise RecordError(f"{path}: no such file") from None
+    except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+        raise RecordError(f"{path}: not the manifest of a dataset: {error}") from None
+
+
+def scenario_of(folder: str | Path) -> Scenario:
+    """The scenario that a dataset's folder was collected from.
+
+    Raises:
+        RecordError: the folder does not keep it.
+    """
+    path = Path(folder) / SCENARIO_FILE
+    try:
+        return parse_scenario(path.read_bytes(), str(path))
+    except OSError:
+        raise RecordError(f"{path}: no such file") from None
+
+
+def write_card(out: Path, manifest: DatasetManifest, counts: Counts, **more: Any) -> None:
+    """Write `card.json` and `README.md`.
+
+    Args:
+        more: goes into the JSON as it is.
+    """
+    card = {"config": asdict(manifest), **counts.to_json(), **more}
+    _write(out / CARD_FILE, orjson.dumps(card, option=orjson.OPT_INDENT_2) + b"\n")
+    _write(out / README_FILE, render_card(card).encode())
+
+
+def write_context(out: Path, manifest: DatasetManifest, scenario: Scenario) -> None:
+    """Write what a folder of shards is read by: scenario, tools and manifest."""
+    _write(out / SCENARIO_FILE, scenario.source)
+    tools = orjson.dumps(scenario.toolbox.to_openai(), option=orjson.OPT_INDENT_2)
+    _write(out / TOOLS_FILE, tools + b"\n")
+    _write(out / MANIFEST, manifest.to_json())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with whole_file(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel gives it back when this process ends, however it ends."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatasetBusy(f"{out}: another process is writing to this folder") from None
+        yield
+    finally:
+        os.close(descriptor)

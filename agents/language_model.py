@@ -1,0 +1,236 @@
+"""A transformers model as a policy: many episodes in one batch, ids kept as they were sampled.
+
+What a student is shown is decided by the `toolenv.json` beside its weights (`PromptStyle`), written when it is trained
+and read when it acts, so that both see the same text. torch and transformers are imported when a policy is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolenv.agents.dialects import END, ToolenvDialect
+from toolenv.agents.policy import Decision, Episode
+from toolenv.envs.actions import Action, Malformed
+from toolenv.envs.turn import Message
+from toolenv.tools.errors import OperatorError
+from toolenv.tools.identifiers import Aliases
+from toolenv.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+STYLE_FILE = "toolenv.json"
+DEFAULT_MAX_NEW_TOKENS = 160
+
+
+class ModelError(OperatorError):
+    """A model folder is missing, incomplete or of another kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStyle:
+    """What a student is shown of a conversation.
+
+    Attributes:
+        dialect: how calls are written.
+        aliases: show identifiers as short aliases, one token each.
+        system: show the system message. A specialist of one scenario has it in its weights.
+        tools: show the names of the tools in the system message.
+    """
+
+    dialect: str = "toolenv"
+    aliases: bool = True
+    system: bool = False
+    tools: bool = False
+
+    @classmethod
+    def load(cls, folder: Path) -> PromptStyle:
+        """The style beside a model's weights.
+
+        Raises:
+            ModelError: the file is missing or not what it should be.
+        """
+        path = folder / STYLE_FILE
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ModelError(f"{path}: missing; was the model trained by toolenv?") from None
+        except ValueError as error:
+            raise ModelError(f"{path}: not JSON: {error}") from None
+        unknown = set(data) - {item.name for item in fields(cls)}
+        if unknown:
+            raise ModelError(f"{path}: {min(unknown)}: unknown field")
+        return cls(**data)
+
+    def save(self, folder: Path) -> None:
+        (folder / STYLE_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+class Prompter:
+    """Turns one conversation into a student's text, and the student's actions back.
+
+    The same object must see the whole conversation in order: aliases are numbered as identifiers appear.
+    """
+
+    def __init__(self, style: PromptStyle, toolbox: Toolbox) -> None:
+        self._style, self._toolbox = style, toolbox
+        self._dialect = ToolenvDialect()
+        self._aliases = Aliases(toolbox.shown_identifiers) if style.aliases else None
+
+    def messages(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as the student sees them."""
+        shown = [self._system(message) if message["role"] == "system" else message for message in messages]
+        kept = [message for message in shown if message["role"] != "system" or message["content"]]
+        return kept if self._aliases is None else [_hide(self._aliases, message) for message in kept]
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """What stands in the student's context for these messages."""
+        return self._dialect.render_messages(self.messages(messages))
+
+    def action(self, text: str) -> Action:
+        """What the student's text stands for, with real identifiers."""
+        action = self._dialect.parse(text)
+        if self._aliases is None or isinstance(action, Malformed):
+            return action
+        return type(action)(**self._aliases.reveal({name: getattr(action, name) for name in action.__slots__}))
+
+    def _system(self, message: Message) -> Message:
+        content = str(message["content"]) if self._style.system else ""
+        if self._style.tools:
+            lines = [f"{spec.name}({', '.join(spec.parameters['properties'])})" for spec in self._toolbox.specs]
+            content += "\n" + "\n".join(lines)
+        return {**message, "content": content}
+
+
+def _hide(aliases: Aliases, message: Message) -> Message:
+    if message["role"] == "tool":
+        return {**message, "content": aliases.hide_json(str(message["content"]))}
+    return {key: aliases.hide(value) for key, value in message.items()}
+
+
+class LanguageModelPolicy:
+    """A model folder as a policy; decodes greedily.
+
+    Args:
+        path: folder with weights, tokenizer and `toolenv.json`.
+        max_new_tokens: of one turn; a turn cut there can not be read.
+        name: instead of the folder's name, in records.
+        device: where torch computes.
+
+    Raises:
+        ModelError: the folder is no model of toolenv's.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        name: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = Path(path)
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder}: no model here: config.json is missing")
+        self.name = name or folder.name
+        self.style = PromptStyle.load(folder)
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        self.model: PreTrainedModel = model.to(device).eval()
+        self.max_new_tokens = max_new_tokens
+        self._end = int(self.tokenizer.convert_tokens_to_ids(END))
+
+    def act(self, episodes: Sequence[Episode]) -> list[Decision]:
+        contexts = [self._context(episode) for episode in episodes]
+        limit = self.model.config.max_position_embeddings - self.max_new_tokens
+        generated = greedy_decode(
+            self.model, [ids[-limit:] for ids in contexts], end=self._end, max_new_tokens=self.max_new_tokens
+        )
+        return [self._decide(e, *out) for e, out in zip(episodes, generated, strict=True)]
+
+    def _context(self, episode: Episode) -> list[int]:
+        """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""
+        memory = episode.memory
+        if "prompter" not in memory:
+            memory.update(prompter=Prompter(self.style, episode.toolbox), ids=[], seen=0)
+        messages = episode.messages
+        new = messages[memory["seen"] :]
+        # What the student itself wrote is in the ids already, from when it was sampled.
+        if memory["seen"]:
+            memory["prompter"].messages(new[:1])
+            new = new[1:]
+        text = memory["prompter"].text(new) + "<|assistant|>"
+        memory["ids"] += self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        memory["seen"] = len(messages)
+        return list(memory["ids"])
+
+    def _decide(self, episode: Episode, ids: list[int], logprobs: list[float]) -> Decision:
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        episode.memory["ids"] += ids
+        action = episode.memory["prompter"].action(text)
+        return Decision(action, text, tuple(ids), tuple(round(value, 5) for value in logprobs))
+
+
+def greedy_decode(
+    model: PreTrainedModel, contexts: list[list[int]], *, end: int, max_new_tokens: int
+) -> list[tuple[list[int], list[float]]]:
+    """The most likely continuation of each context, through `end` or cut at `max_new_tokens`.
+
+    Contexts are padded on the left; finished rows leave the batch, so that the cost follows what is still running.
+
+    Returns:
+        For each context the new ids and their log-probabilities in nats.
+    """
+    import torch
+
+    width = max(len(ids) for ids in contexts)
+    device = model.device
+    ids = torch.tensor([[end] * (width - len(row)) + row for row in contexts], device=device)  # (B, T)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in contexts], device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    rows = list(range(len(contexts)))
+    out: list[tuple[list[int], list[float]]] = [([], []) for _ in contexts]
+    cache: Any = None
+    with torch.inference_mode():
+        for _ in range(max_new_tokens):
+            step = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = step.past_key_values
+            logprobs, chosen = _best(step.logits[:, -1])
+            going = []
+            for i, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
+                out[rows[i]][0].append(token)
+                out[rows[i]][1].append(logprob)
+                if token != end:
+                    going.append(i)
+            if not going:
+                break
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+            ids = chosen[:, None]
+            if len(going) < len(rows):
+                keep = torch.tensor(going, device=device)
+                cache.batch_select_indices(keep)
+                ids, mask, positions = ids[keep], mask[keep], positions[keep]
+                rows = [rows[i] for i in going]
+    return out
+
+
+def _best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability and id of each row's likeliest token: logits (B, V) -> (B,), (B,)."""
+    best = logits.float().log_softmax(-1).max(-1)
+    return best.values, best.indices

@@ -1,0 +1,150 @@
+"""What the models of a scenario file can not see: names of tools, arguments, variables, tables and columns.
+
+Templates are compiled and SQL is prepared (never run) against the empty tables, so that a misspelt name is found
+when the file is read and not when the first task is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apsw
+
+from toolenv.scenarios import templates
+from toolenv.scenarios.schema import Alternative, Change, Family, ScenarioFile, Step, Variable
+from toolenv.tools.crm import SCHEMA
+from toolenv.tools.toolbox import Toolbox
+from toolenv.tools.world import World, WorldImage
+
+Place = tuple[str | int, ...]
+Problems = Iterator[tuple[Place, str]]
+
+_SCHEMAS = {"crm": SCHEMA}
+
+
+def inconsistencies(file: ScenarioFile, toolbox: Toolbox) -> Problems:
+    """Every problem with the field at which it stands."""
+    tables = _empty_world(file.population.kind)
+    for name, family in file.families.items():
+        yield from _family_problems(family, toolbox, tables, ("families", name))
+
+
+def _empty_world(kind: str) -> World:
+    """A world with the tables of a kind of population, and no rows."""
+    connection = apsw.Connection(":memory:")
+    connection.execute(_SCHEMAS[kind])
+    world = WorldImage.of_connection(connection, "empty").open()
+    world.forbid_writing()
+    return world
+
+
+def _family_problems(family: Family, toolbox: Toolbox, tables: World, place: Place) -> Problems:
+    known: set[str] = set()
+    for name, variable in family.variables.items():
+        here = (*place, "variables", name)
+        yield from _variable_problems(variable, known, tables, here)
+        known.add(name)
+        yield from _template_problems(variable.require, known, (*here, "require"))
+    yield from _template_problems(family.phrasings, known, (*place, "phrasings"))
+    yield from _plan_problems(family.plan, toolbox, known, (*place, "plan"))
+    for i, route in enumerate(family.routes):
+        yield from _plan_problems(route, toolbox, known, (*place, "routes", i))
+    goal = family.goal.model_dump(by_alias=True, exclude_none=True)
+    yield from _template_problems(goal, known, (*place, "goal"))
+    for i, change in enumerate(family.goal.changes):
+        yield from _change_problems(change, tables, (*place, "goal", "changes", i))
+
+
+# -- variables and changes: tables, columns, SQL -------------------------------------------------------
+
+
+def _variable_problems(variable: Variable, known: set[str], tables: World, place: Place) -> Problems:
+    here = (*place, variable.kind)
+    if variable.row is not None:
+        where = "" if variable.row.where is None else f" WHERE {variable.row.where}"
+        here = (*here, "table" if variable.row.table not in tables.image.columns else "where")
+        yield from _sql_problems(f"SELECT * FROM {variable.row.table}{where} ORDER BY id", known, tables, here)
+    elif variable.absent is not None:
+        yield from _sql_problems(f"SELECT id FROM {variable.absent.table}", known, tables, (*here, "table"))
+    elif variable.query is not None or variable.rows is not None:
+        yield from _sql_problems(variable.query or variable.rows or "", known, tables, here)
+    elif variable.kind == "value":
+        yield from _template_problems(variable.value, known, here)
+
+
+def _sql_problems(source: str, known: set[str], tables: World, place: Place) -> Problems:
+    problems = list(_template_problems(source, known, place))
+    yield from problems
+    if problems:
+        return
+    sql, parameters = templates.expressions_in(source)
+    try:
+        tables.all(f"EXPLAIN {sql}", (None,) * len(parameters))
+    except apsw.Error as error:
+        yield place, f"SQL: {error}"
+
+
+def _change_problems(change: Change, tables: World, place: Place) -> Problems:
+    columns = tables.image.columns.get(change.table)
+    if columns is None:
+        yield (*place, change.op), f"there is no table {change.table}; there are {', '.join(tables.image.columns)}"
+        return
+    for part, given in (("where", change.where), ("to", change.to)):
+        for column in given:
+            if column not in columns:
+                yield (*place, part, column), f"{change.table} has no column {column}; it has {', '.join(columns)}"
+
+
+# -- plans: tools and arguments ------------------------------------------------------------------------
+
+
+def _plan_problems(plan: Sequence[Step], toolbox: Toolbox, variables: set[str], place: Place) -> Problems:
+    known = set(variables)
+    for i, step in enumerate(plan):
+        here = (*place, i)
+        yield from _template_problems(step.when, known, (*here, "when"))
+        yield from _template_problems(step.think, known, (*here, "think"))
+        yield from _template_problems(step.answer, known, (*here, "answer"))
+        if step.call is not None:
+            yield from _call_problems(step, toolbox, known, here)
+        for j, alternative in enumerate(step.or_):
+            yield from _template_problems(alternative.think, known, (*here, "or", j, "think"))
+            yield from _call_problems(alternative, toolbox, known, (*here, "or", j))
+        if step.as_ is not None:
+            known.add(step.as_)
+
+
+def _call_problems(step: Step | Alternative, toolbox: Toolbox, known: set[str], place: Place) -> Problems:
+    assert step.call is not None
+    if step.call not in toolbox:
+        yield (*place, "call"), f"there is no tool {step.call} in the toolbox"
+        return
+    schema = toolbox[step.call].spec.parameters
+    for argument in sorted(step.with_.keys() - schema["properties"].keys()):
+        yield (*place, "with", argument), f"{step.call} has no argument {argument}"
+    for argument in sorted(set(schema["required"]) - step.with_.keys()):
+        yield (*place, "with"), f"{step.call} needs the argument {argument}"
+    yield from _template_problems(step.with_, known, (*place, "with"))
+    yield from _template_problems(step.take, known | {"result"}, (*place, "take"))
+
+
+# -- templates -----------------------------------------------------------------------------------------
+
+
+def _template_problems(source: Any, known: set[str], place: Place) -> Problems:
+    if isinstance(source, dict):
+        for key, value in source.items():
+            yield from _template_problems(value, known, (*place, key))
+    elif isinstance(source, list):
+        for i, value in enumerate(source):
+            yield from _template_problems(value, known, (*place, i))
+    elif isinstance(source, str):
+        try:
+            templates.compile_template(source)
+            unknown = templates.names_in(source) - known
+        except templates.TemplateError as error:
+            yield place, f"template: {error}"
+            return
+        if unknown:
+            yield place, f"unknown variable {', '.join(sorted(unknown))}"

@@ -1,0 +1,54 @@
+"""What a student is trained on is what it will be shown, and the loss is on its own tokens only."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolenv.agents.language_model import Prompter, PromptStyle
+from toolenv.agents.trajectory import Trajectory
+from toolenv.scenarios.loading import Scenario
+from toolenv.training.base_models import base_model_path, load_tokenizer
+from toolenv.training.examples import IGNORED, encode
+
+tokenizer = load_tokenizer(base_model_path("tiny"))
+
+
+@pytest.mark.parametrize("style", [PromptStyle(), PromptStyle(aliases=False, system=True)])
+def test_an_example_is_the_conversation_and_its_loss_is_on_the_assistants_turns(
+    crm: Scenario, solved: list[Trajectory], style: PromptStyle
+) -> None:
+    for trajectory, example in zip(solved, encode(solved, tokenizer, crm.toolbox, style, max_length=4096), strict=True):
+        text = Prompter(style, crm.toolbox).text(trajectory.messages)
+        assert tokenizer.decode(example.input_ids) == text
+        assert tokenizer(text)["input_ids"] == example.input_ids
+        trained = tokenizer.decode([token for token in example.labels if token != IGNORED])
+        turns = [part.partition("<|end|>")[0] + "<|end|>" for part in text.split("<|assistant|>")[1:]]
+        assert trained == "".join(turns)
+        assert all(label in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True))
+
+
+def test_the_dialect_and_the_chat_template_agree(crm: Scenario, solved: list[Trajectory]) -> None:
+    style = PromptStyle(aliases=False, system=True)
+    ours = list(encode(solved, tokenizer, crm.toolbox, style, max_length=4096))
+    for trajectory, example in zip(solved, ours, strict=True):
+        rendered = tokenizer.apply_chat_template(
+            trajectory.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        assert rendered["input_ids"] == example.input_ids
+        assert [bool(mask) for mask in rendered["assistant_masks"]] == [label != IGNORED for label in example.labels]
+
+
+def test_aliases_hide_every_identifier_and_are_one_token_each(crm: Scenario, solved: list[Trajectory]) -> None:
+    for trajectory in solved:
+        prompter = Prompter(PromptStyle(), crm.toolbox)
+        text = prompter.text(trajectory.messages)
+        assert not any(f"{kind}-" in text for kind in ("CUS", "ORD", "INV", "TCK", "SHP", "PRD"))
+    assert len(tokenizer("<o12>")["input_ids"]) == 1
+
+
+def test_long_conversations_are_left_out(crm: Scenario, solved: list[Trajectory]) -> None:
+    every = list(encode(solved, tokenizer, crm.toolbox, PromptStyle(), max_length=4096))
+    limit = sorted(len(example.input_ids) for example in every)[len(every) // 2]
+    kept = list(encode(solved, tokenizer, crm.toolbox, PromptStyle(), max_length=limit))
+    assert 0 < len(kept) < len(every)
+    assert max(len(example.input_ids) for example in kept) <= limit

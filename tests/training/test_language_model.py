@@ -1,0 +1,77 @@
+"""The batched student: its ids are those that were sampled, and its log-probabilities are the model's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Prompter, PromptStyle, greedy_decode
+from toolenv.agents.rollout import Attempt, rollout
+from toolenv.agents.trajectory import Trajectory
+from toolenv.envs.actions import Answer, Call, Malformed
+from toolenv.scenarios.loading import Scenario
+
+
+@pytest.fixture(scope="module")
+def policy(fresh_model: Path) -> LanguageModelPolicy:
+    return LanguageModelPolicy(fresh_model, max_new_tokens=12, name="fresh")
+
+
+@pytest.fixture(scope="module")
+def episodes(crm: Scenario, policy: LanguageModelPolicy) -> list[Trajectory]:
+    return list(rollout(crm, policy, [Attempt(seed) for seed in range(6)], batch=6, max_steps=3))
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(
+    crm: Scenario, policy: LanguageModelPolicy, episodes: list[Trajectory]
+) -> None:
+    for trajectory in episodes:
+        prompter = Prompter(policy.style, crm.toolbox)
+        messages = trajectory.messages
+        context = policy.tokenizer(prompter.text(messages[:2]) + "<|assistant|>")["input_ids"]
+        step = trajectory.steps[0]
+        assert step.token_ids is not None
+        assert step.logprobs is not None
+        ids = torch.tensor([context + list(step.token_ids)])
+        with torch.inference_mode():
+            plain = policy.model(ids).logits[0, len(context) - 1 : -1].log_softmax(-1)
+        expected = plain.gather(1, torch.tensor(step.token_ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(step.logprobs), expected, atol=2e-4, rtol=2e-4)
+        assert plain.argmax(-1).tolist() == list(step.token_ids)
+
+
+def test_text_is_the_decoding_of_the_ids(policy: LanguageModelPolicy, episodes: list[Trajectory]) -> None:
+    for trajectory in episodes:
+        for step in trajectory.steps:
+            assert policy.tokenizer.decode(step.token_ids) == step.text
+
+
+def test_the_batch_does_not_change_what_is_decoded(policy: LanguageModelPolicy) -> None:
+    contexts = [policy.tokenizer(text)["input_ids"] for text in ("<|user|>Hi<|end|><|assistant|>", "<|user|>A longer one, 12<|end|>")]
+    together = greedy_decode(policy.model, contexts, end=7, max_new_tokens=10)
+    alone = [greedy_decode(policy.model, [ids], end=7, max_new_tokens=10)[0] for ids in contexts]
+    assert [ids for ids, _ in together] == [ids for ids, _ in alone]
+
+
+def test_a_students_aliases_are_resolved_on_the_way_back(crm: Scenario) -> None:
+    prompter = Prompter(PromptStyle(), crm.toolbox)
+    shown = prompter.text([{"role": "user", "content": "Where is ORD-00042 of ana@example.com?"}])
+    assert shown == "<|user|>Where is <o1> of <e1>?<|end|>"
+    call = prompter.action('Look.<|call|>get_order_status {"order_id":"<o1>"}<|end|>')
+    assert call == Call("get_order_status", {"order_id": "ORD-00042"}, "Look.")
+    assert prompter.action("<|answer|>Ask <e1>.<|end|>") == Answer("Ask ana@example.com.")
+    assert isinstance(prompter.action("no token"), Malformed)
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path, fresh_model: Path) -> None:
+    with pytest.raises(ModelError, match="config.json is missing"):
+        LanguageModelPolicy(tmp_path)
+    style = dataclasses.asdict(PromptStyle())
+    PromptStyle(**style).save(tmp_path)
+    assert PromptStyle.load(tmp_path) == PromptStyle()
+    (tmp_path / "toolenv.json").write_text('{"dialekt": "toolenv"}')
+    with pytest.raises(ModelError, match="dialekt: unknown field"):
+        PromptStyle.load(tmp_path)

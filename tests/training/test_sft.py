@@ -1,0 +1,67 @@
+"""Fine-tuning with TRL: the loss falls, and what comes out is a student."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError
+from toolenv.agents.rollout import Attempt, rollout
+from toolenv.agents.trajectory import Trajectory
+from toolenv.scenarios.loading import Scenario
+from toolenv.training.sft import LoraSettings, SFTSettings, train_sft
+
+
+def settings(model: Path, **more: object) -> SFTSettings:
+    return SFTSettings.model_validate({"model": str(model), "batch_size": 8, "epochs": 8, **more})
+
+
+def test_the_loss_falls_and_the_student_acts(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int, float]] = []
+    summary = train_sft(
+        solved, crm.toolbox, tmp_path, settings(fresh_model), on_step=lambda *args: seen.append(args)
+    )
+    assert summary["last_loss"] < summary["first_loss"] - 1
+    assert seen[-1][0] == seen[-1][1] == summary["steps"]
+    assert json.loads((tmp_path / "training.json").read_text())["examples"] == len(solved)
+    policy = LanguageModelPolicy(tmp_path, max_new_tokens=8)
+    episodes = list(rollout(crm, policy, [Attempt(900_000)], max_steps=2))
+    assert episodes[0].policy == tmp_path.name
+
+
+def test_a_budget_in_tokens_is_kept(crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path) -> None:
+    summary = train_sft(solved, crm.toolbox, tmp_path, settings(fresh_model, max_tokens=2_500, epochs=50))
+    assert 0 < summary["tokens"] < 3_500
+
+
+def test_lora_leaves_the_base_weights_be_and_is_merged(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    summary = train_sft(
+        solved, crm.toolbox, tmp_path, settings(fresh_model, lora=LoraSettings(rank=4), max_tokens=4_000)
+    )
+    assert summary["last_loss"] < summary["first_loss"]
+    assert LanguageModelPolicy(tmp_path).model.config.model_type == "llama"
+
+
+def test_the_same_seed_gives_the_same_student(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    first, second = (
+        train_sft(solved, crm.toolbox, tmp_path / name, settings(fresh_model, max_tokens=2_000))["losses"]
+        for name in "ab"
+    )
+    assert first == second
+
+
+def test_what_can_not_be_trained_is_told(crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model there"):
+        train_sft(solved, crm.toolbox, tmp_path, settings(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match="nothing to train on"):
+        train_sft([], crm.toolbox, tmp_path, settings(fresh_model))
+    with pytest.raises(ModelError, match="at most 16 tokens"):
+        train_sft(solved, crm.toolbox, tmp_path, settings(fresh_model, max_length=16))

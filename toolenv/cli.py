@@ -1,0 +1,362 @@
+"""The command line: each command is a few lines around a function that any program can call.
+
+Errors that the user can mend are one line on stderr and exit status 2; a check that found something is status 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from toolenv.progress import err, progress_bar, training_progress
+from toolenv.tools.errors import OperatorError
+from toolenv.tools.version import __version__
+
+app = typer.Typer(
+    name="toolenv",
+    help="The gym in which tool-using agents are distilled: scenario in, specialist out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+train_app = typer.Typer(help="Train a student on a dataset.", no_args_is_help=True)
+base_app = typer.Typer(help="The base models that students begin from.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+app.add_typer(base_app, name="base-model")
+
+out = Console()
+
+class Form(StrEnum):
+    """What a dataset can be exported to beside its shards."""
+
+    OPENAI = "openai"
+    TRL = "trl"
+    SHAREGPT = "sharegpt"
+    PARQUET = "parquet"
+
+
+Scenario_ = Annotated[str, typer.Argument(help="A shipped scenario's name, such as crm, or a YAML file.")]
+Json_ = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Families = Annotated[str, typer.Option(help='"train", "unseen", "all", or names with commas between.')]
+
+
+def main() -> None:
+    """Entry point: what the user can mend is told in one line."""
+    try:
+        app()
+    except (OperatorError, ValueError) as error:
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """toolenv."""
+    if show:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: toolenv audit crm --seeds 40")
+def audit(
+    scenario: Scenario_,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds a family, from all splits.")] = 40,
+    families: Families = "all",
+    as_json: Json_ = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove a scenario: gold plans score 1, and no policy gets there without doing the work."""
+    from toolenv.scenarios.audit import audit as run
+    from toolenv.scenarios.audit import default_seeds
+    from toolenv.scenarios.loading import load_scenario
+    from toolenv.scenarios.sampler import Sampler
+
+    loaded = load_scenario(scenario)
+    total = len(Sampler(loaded, families).names)
+    with progress_bar("auditing", total, quiet or as_json) as advance:
+        report = run(loaded, seeds=default_seeds(seeds), families=families, progress=lambda _: advance(1))
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        for breach in report.breaches:
+            out.print(f"[red]breach:[/] {_plain(str(breach))}", highlight=False, soft_wrap=True)
+        verdict = "[green]sound[/]" if report.ok else f"[red]{len(report.breaches)} breaches[/]"
+        out.print(f"{report.scenario}: {len(report.families)} families, {len(report.seeds)} seeds each: {verdict}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: toolenv generate crm -n 10000 --teacher oracle --fault-rate 0.2 --seed 0 -o data/crm")
+def generate(
+    scenario: Scenario_,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many tasks.")] = 1_000,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the dataset.")] = Path("data"),
+    teacher: Annotated[str, typer.Option(help="oracle, random, faulty:RATE, or a model's folder.")] = "oracle",
+    fault_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of the oracle's episodes with a fault.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    families: Families = "train",
+    processes: Annotated[int, typer.Option("--processes", "-p", min=1, help="Worker processes.")] = 1,
+    trials: Annotated[int, typer.Option(min=1, help="Attempts at each task.")] = 1,
+    export_format: Annotated[
+        list[Form] | None,
+        typer.Option("--format", help="Also write the dataset in this form; may be given again."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Collect trajectories, failures included and labelled. The same command again finishes what was interrupted."""
+    from toolenv.agents.collect import collect
+
+    if fault_rate:
+        if teacher != "oracle":
+            raise ValueError("--fault-rate is for the oracle; give faulty:RATE as the teacher, or leave it out")
+        teacher = f"faulty:{fault_rate:g}"
+    manifest = collect(
+        scenario,
+        teacher,
+        n=n,
+        out=output,
+        seed=seed,
+        families=families,
+        processes=processes,
+        trials=trials,
+        progress=None if quiet else err,
+    )
+    for form in export_format or ():
+        _export(output, form)
+    out.print(f"{manifest.trajectories} trajectories in {_plain(str(output))}; counts in README.md there")
+
+
+@app.command("filter", epilog="Example: toolenv filter data/crm -o data/kept --score")
+def filter_(
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for kept and rejected ones.")] = None,
+    names: Annotated[list[str] | None, typer.Option("--filter", help="A filter; may be given again. All if none.")] = None,
+    score: Annotated[bool, typer.Option(help="Print each filter's precision and recall on recorded faults.")] = False,
+    as_json: Json_ = False,
+) -> None:
+    """Split a dataset into what is worth training on and what is not, with reasons."""
+    from toolenv.agents.dataset import scenario_of
+    from toolenv.agents.filter_scores import score_filters, score_table
+    from toolenv.agents.filters import FILTERS, filter_dataset
+    from toolenv.agents.records import read_trajectories
+    from toolenv.scenarios.sampler import Sampler
+
+    if output is None and not score:
+        raise ValueError("nothing to do: give --output, --score or both")
+    result: dict[str, Any] = {}
+    if output is not None:
+        report = filter_dataset(dataset, names or FILTERS, output)
+        result["filtered"] = asdict(report)
+        if not as_json:
+            out.print(f"kept {report.kept}, rejected {report.rejected}")
+            _print_counts("rejected by", report.rejected_by)
+    if score:
+        scores = score_filters(read_trajectories(dataset), Sampler(scenario_of(dataset), "all"))
+        result["scores"] = [item.to_json() for item in scores]
+        if not as_json:
+            out.print(score_table(scores))
+    if as_json:
+        _print_json(result)
+
+
+@app.command(epilog="Example: toolenv replay data/crm")
+def replay(
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")],
+    scenario: Annotated[str | None, typer.Option(help="Scenario, if the dataset's folder has none.")] = None,
+    as_json: Json_ = False,
+    quiet: Quiet = False,
+) -> None:
+    """Execute recorded actions anew and compare every observation, reward and verdict."""
+    from toolenv.agents.dataset import scenario_of
+    from toolenv.agents.records import read_trajectories
+    from toolenv.agents.replay import Replayer
+    from toolenv.scenarios.loading import load_scenario
+
+    replayer = Replayer(scenario_of(dataset) if scenario is None else load_scenario(scenario))
+    replayed, differing = 0, []
+    with progress_bar("replaying", None, quiet or as_json) as advance:
+        for trajectory in read_trajectories(dataset):
+            report = replayer.replay(trajectory)
+            replayed += 1
+            if not report.same:
+                differing.append(str(report))
+            advance(1)
+    replayer.close()
+    if as_json:
+        _print_json({"replayed": replayed, "differences": differing})
+    else:
+        for difference in differing:
+            out.print(f"[red]differs:[/] {_plain(difference)}", highlight=False, soft_wrap=True)
+        out.print(f"{replayed} replayed, {len(differing)} differ")
+    if differing:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: toolenv export data/crm --format trl")
+def export(
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
+    form: Annotated[Form, typer.Option("--format", help="The form.")],
+    solved_only: Annotated[bool, typer.Option(help="Leave failures out.")] = False,
+) -> None:
+    """Write a dataset in another form, beside its shards."""
+    out.print(_plain(str(_export(dataset, form, solved_only=solved_only))))
+
+
+@train_app.command("sft", epilog="Example: toolenv train sft data/kept -o runs/student --max-tokens 1500000")
+def train_sft(
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.")] = Path("runs/student"),
+    model: Annotated[str, typer.Option(help="toolenv-tiny, toolenv-small, or a transformers model's folder.")] = "toolenv-tiny",
+    scenario: Annotated[str | None, typer.Option(help="Scenario, if the dataset's folder has none.")] = None,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Conversations a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    lora_rank: Annotated[int | None, typer.Option(min=1, help="Train LoRA additions of this rank.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json_ = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune on a dataset's solved episodes; the loss is on the assistant's tokens only."""
+    from toolenv.agents.dataset import scenario_of
+    from toolenv.agents.records import read_trajectories
+    from toolenv.scenarios.loading import load_scenario
+    from toolenv.training.sft import LoraSettings, SFTSettings
+    from toolenv.training.sft import train_sft as run
+
+    loaded = scenario_of(dataset) if scenario is None else load_scenario(scenario)
+    settings = SFTSettings(
+        model=model,
+        epochs=epochs,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        lora=None if lora_rank is None else LoraSettings(rank=lora_rank, alpha=2.0 * lora_rank),
+        seed=seed,
+    )
+    solved = (trajectory for trajectory in read_trajectories(dataset) if trajectory.success)
+    with training_progress(quiet or as_json) as on_step:
+        summary = run(solved, loaded.toolbox, output, settings, on_step=on_step)
+    if as_json:
+        _print_json(summary)
+    else:
+        out.print(
+            f"{summary['parameters']:,} parameters, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s "
+            f"({summary['tokens_per_second']:,} tokens/s), loss {summary['first_loss']:.2f} to "
+            f"{summary['last_loss']:.3f}; student in {_plain(str(output))}"
+        )
+
+
+@app.command(epilog="Example: toolenv evaluate crm --policy runs/student --seed-start 900000 -n 300 --json")
+def evaluate(
+    scenario: Scenario_,
+    policy: Annotated[str, typer.Option(help="oracle, random, faulty:RATE, or a model's folder.")] = "oracle",
+    seed_start: Annotated[int, typer.Option(min=0, help="The first seed; test tasks begin at 900000.")] = 900_000,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many tasks.")] = 300,
+    families: Families = "train",
+    trials: Annotated[int, typer.Option(min=1, help="Attempts at each task.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Episodes at once.")] = 32,
+    processes: Annotated[int, typer.Option("--processes", "-p", min=1, help="Worker processes.")] = 1,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the evaluation here, as JSON.")] = None,
+    trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
+    as_json: Json_ = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a policy on held-out tasks."""
+    from toolenv.agents.records import whole_file
+    from toolenv.training.evaluate import evaluate as run
+    from toolenv.training.evaluate import render_evaluation
+
+    with progress_bar("evaluating", n * trials, quiet or as_json) as advance:
+        evaluation = run(
+            scenario,
+            policy,
+            seed_start=seed_start,
+            n=n,
+            families=families,
+            trials=trials,
+            batch=batch,
+            processes=processes,
+            trajectories=trajectories,
+            progress=lambda done, total: advance(1),
+        )
+    if output is not None:
+        with whole_file(output) as stream:
+            stream.write(evaluation.to_json() + b"\n")
+    if as_json:
+        _print_json(evaluation.to_json())
+    else:
+        render_evaluation(evaluation, out)
+
+
+@base_app.command("build", epilog="Example: toolenv base-model build small")
+def build_base_model(
+    name: Annotated[str, typer.Argument(help="tiny or small.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the cache if left out.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Make a base model from generated documents. The same command again goes on where it was interrupted."""
+    from toolenv.training import base_models
+
+    folder = base_models.default_output(name) if output is None else output
+    last = base_models.build(name, folder, tokens=tokens, seed=seed, threads=threads)
+    out.print(f"{_plain(str(folder))}: loss {last['loss']:.3f} after {last['tokens']:,} tokens")
+
+
+@app.command(epilog="Example: toolenv demo -o runs/demo")
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for dataset, student and tables.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option(help="A tenth of the work, to see that everything runs.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """The main job, end to end: a scenario becomes a dataset, a student and a table."""
+    from toolenv.demo import run
+
+    run(output, quick=quick, seed=seed, console=out)
+
+
+# -- what the commands share -------------------------------------------------------------------------------
+
+
+def _export(dataset: Path, form: Form, *, solved_only: bool = False) -> Path:
+    from toolenv.agents.exports import export_dataset
+    from toolenv.agents.records import read_trajectories, write_parquet
+
+    if form is not Form.PARQUET:
+        return export_dataset(dataset, form, successful_only=solved_only)
+    path = dataset / "trajectories.parquet"
+    write_parquet((t for t in read_trajectories(dataset) if t.success or not solved_only), path)
+    return path
+
+
+def _print_counts(heading: str, counts: dict[str, int]) -> None:
+    table = Table(heading, "trajectories")
+    for name, count in counts.items():
+        table.add_row(_plain(name), str(count))
+    out.print(table)
+
+
+def _print_json(value: Any) -> None:
+    text = value if isinstance(value, str) else value.decode() if isinstance(value, bytes) else orjson.dumps(value).decode()
+    sys.stdout.write(text.rstrip() + "\n")
+
+
+def _plain(text: str) -> str:
+    """Text of files and users as it is: no markup, no terminal control codes."""
+    printable = "".join(letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text)
+    return printable.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

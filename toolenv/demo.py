@@ -1,0 +1,112 @@
+"""The main job in one run: scenario -> dataset -> filters -> student -> evaluation, and a table at the end.
+
+Every stage leaves its result in the output folder and is skipped if it is there already, so an interrupted demo goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from toolenv.agents.collect import collect
+from toolenv.agents.filters import FILTERS, filter_dataset
+from toolenv.agents.records import read_trajectories, whole_file
+from toolenv.progress import training_progress
+from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.training.evaluate import Evaluation, evaluate, render_evaluation, render_table
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much work a demo does: tasks to collect, tokens to train on, tasks to evaluate on."""
+
+    tasks: int
+    tokens: int
+    evaluated: int
+
+
+FULL = Size(tasks=14_000, tokens=1_500_000, evaluated=300)
+QUICK = Size(tasks=1_500, tokens=100_000, evaluated=40)
+FAULT_RATE = 0.2
+
+
+def run(output: Path, *, quick: bool, seed: int, console: Console) -> dict[str, Evaluation]:
+    """Run what of the demo is missing in `output`; returns the evaluations, by policy."""
+    from toolenv.training.base_models import base_model_path
+
+    size = QUICK if quick else FULL
+    scenario = load_scenario("crm")
+    began = time.perf_counter()
+    trained = sum(family.split == "train" for family in scenario.families.values())
+    unseen = len(scenario.families) - trained
+    console.print(f"[bold]scenario[/] crm: {trained} families to train on, {unseen} kept apart")
+    with _stage(console, "trajectories"):
+        collect(scenario, f"faulty:{FAULT_RATE:g}", n=size.tasks, out=output / "dataset", seed=seed * size.tasks)
+    kept = output / "filtered" / "kept"
+    if not kept.is_dir():
+        with _stage(console, "filters"):
+            report = filter_dataset(output / "dataset", FILTERS, output / "filtered")
+        console.print(f"  kept {report.kept:,}, rejected {report.rejected:,}: {report.rejected_by}", highlight=False)
+    student = output / "student"
+    if not (student / "training.json").is_file():
+        with _stage(console, "training"):
+            _train(scenario, kept, student, size.tokens, seed)
+    summary = json.loads((student / "training.json").read_text())
+    console.print(
+        f"  {summary['parameters']:,} parameters, {summary['tokens']:,} tokens at "
+        f"{summary['tokens_per_second']:,} a second, loss {summary['first_loss']:.2f} to {summary['last_loss']:.3f}"
+    )
+    policies = {"base": str(base_model_path("tiny")), "student": str(student), "oracle": "oracle"}
+    evaluations = {}
+    for name, policy in policies.items():
+        with _stage(console, f"evaluating {name}"):
+            evaluations[name] = _evaluate(scenario, policy, output / f"evaluation-{name}.json", size.evaluated)
+    console.print()
+    render_evaluation(evaluations["student"], console)
+    console.print()
+    render_table(evaluations, console)
+    console.print(f"student in {student}, everything else in {output}; {time.perf_counter() - began:.0f} s")
+    return evaluations
+
+
+def _train(scenario: Scenario, dataset: Path, student: Path, tokens: int, seed: int) -> None:
+    from toolenv.training.sft import SFTSettings, train_sft
+
+    settings = SFTSettings(max_tokens=tokens, epochs=100, seed=seed)
+    solved = (trajectory for trajectory in read_trajectories(dataset) if trajectory.success)
+    with training_progress(False) as on_step:
+        train_sft(solved, scenario.toolbox, student, settings, on_step=on_step)
+
+
+def _evaluate(scenario: Scenario, policy: str, path: Path, n: int) -> Evaluation:
+    """Evaluate on `n` test tasks of the families trained on and as many of the others, or read what was kept."""
+    if path.is_file():
+        return Evaluation.from_json(path.read_bytes(), str(path))
+    evaluation = evaluate(scenario, policy, n=n, families="all", batch=32)
+    with whole_file(path) as stream:
+        stream.write(evaluation.to_json())
+    return evaluation
+
+
+def _stage(console: Console, name: str) -> _Stage:
+    return _Stage(console, name)
+
+
+class _Stage:
+    """Prints a stage's name, and its seconds when it is done."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name = console, name
+        self._clock: Callable[[], float] = time.perf_counter
+
+    def __enter__(self) -> None:
+        self._began = self._clock()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._console.print(f"[bold]{self._name}[/]: {self._clock() - self._began:.0f} s")

@@ -1,0 +1,425 @@
+"""Evaluation: a policy on tasks it was not trained on, as numbers with intervals; and two policies on the same tasks.
+
+An `Evaluation` is a versioned record: what was run, the metrics overall and by family, difficulty and exposure, and
+the outcome of every episode, so that two of them can be compared pair by pair later. It depends on the policy, the
+scenario and the seeds alone, not on batches or processes (as far as the policy's own arithmetic does not).
+
+What this omits: a correction for comparing many policies. Whoever picks the best of ten should keep seeds apart for
+it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+import orjson
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from toolenv.agents.policies import make_policy
+from toolenv.agents.policy import Policy
+from toolenv.agents.records import write_jsonl
+from toolenv.agents.rollout import DEFAULT_BATCH, Attempt, rollout
+from toolenv.agents.trajectory import Trajectory
+from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.scenarios.sampler import Sampler
+from toolenv.scenarios.splits import FIRST_TEST_SEED, split_of
+from toolenv.tools.errors import RecordError, SandboxLost
+from toolenv.tools.version import __version__
+from toolenv.training.metrics import TOKENS, Z_95, EpisodeMeasure, Metric, Scores, measure, summarize
+
+SCHEMA_VERSION: Final = 1
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_SEEDS_A_TASK: Final = 64
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """What was run. `splits` counts the seeds by split: a fair test has "test" alone."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    scenario: str
+    scenario_version: str
+    toolbox_version: str
+    toolenv_version: str
+    policy: str
+    families: tuple[str, ...]
+    seed_start: int
+    n: int
+    trials: int
+    splits: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A policy, measured.
+
+    Attributes:
+        by_family, by_difficulty: metrics of the episodes of each; difficulties are "1" to "5".
+        by_exposure: "train" of families that training may use, "unseen" of the others.
+        outcomes: task id -> one letter a trial: 1 solved, 0 not, - sandbox lost.
+        elapsed_s: seconds the evaluation took; not compared, since it does not replay.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    schema_version: Literal[1]
+    config: EvaluationConfig
+    overall: Scores
+    by_family: dict[str, Scores]
+    by_difficulty: dict[str, Scores]
+    by_exposure: dict[str, Scores]
+    outcomes: dict[str, str]
+    elapsed_s: float = field(default=0.0, compare=False)
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes | str, where: str = "<evaluation>") -> Evaluation:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecordError: damaged, incomplete or of another version; names field and rule.
+        """
+        try:
+            return _adapter().validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            _raise_if_other_version(data, where)
+            name = ".".join(str(part) for part in first["loc"]) or "evaluation"
+            raise RecordError(f"{where}: {name}: {first['msg']}") from None
+
+    def groups(self) -> Iterator[tuple[str, Scores]]:
+        """All groups with their names, from overall to single families."""
+        yield "all", self.overall
+        yield from ((_EXPOSURES[name], scores) for name, scores in self.by_exposure.items())
+        yield from ((f"difficulty {level}", scores) for level, scores in self.by_difficulty.items())
+        yield from self.by_family.items()
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row of text a group: its name, then a cell for each of `COLUMNS`."""
+        return [(name, *_cells(scores)) for name, scores in self.groups()]
+
+
+@lru_cache(1)
+def _adapter() -> TypeAdapter[Evaluation]:
+    return TypeAdapter(Evaluation)
+
+
+def _raise_if_other_version(data: bytes | str, where: str) -> None:
+    try:
+        version: Any = orjson.loads(data).get("schema_version")
+    except (orjson.JSONDecodeError, AttributeError):
+        return
+    if version != SCHEMA_VERSION:
+        raise RecordError(f"{where}: schema_version: this is version {version}; version {SCHEMA_VERSION} is read here")
+
+
+# -- running -------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    scenario: str | Path | Scenario,
+    policy: str | Policy,
+    *,
+    seed_start: int = FIRST_TEST_SEED,
+    n: int = 300,
+    families: str | Iterable[str] = "train",
+    trials: int = 1,
+    batch: int = DEFAULT_BATCH,
+    processes: int = 1,
+    progress: Progress | None = None,
+    trajectories: Path | None = None,
+    bootstrap_seed: int = 0,
+    **env_options: Any,
+) -> Evaluation:
+    """Run a policy on the tasks of `n` seeds and measure it.
+
+    Args:
+        scenario: a shipped scenario's name, a YAML file, or a loaded scenario.
+        policy: a policy, or a name as `make_policy` takes it.
+        seed_start: the first seed; test tasks begin at 900,000.
+        n: seeds, so tasks.
+        families: "train", "unseen", "all", or names; what tasks are drawn from.
+        trials: attempts at each task.
+        batch: episodes at once, in each process.
+        processes: more than one needs a policy that can be pickled, or its name: then each process makes its own.
+        progress: called with episodes done and episodes in all.
+        trajectories: a JSONL file to keep the episodes in.
+        bootstrap_seed: of the resampling behind the intervals.
+        env_options: further arguments of `ToolEnv`.
+
+    Raises:
+        ValueError: `n`, `trials`, `batch` or `processes` is below 1, `seed_start` below 0, or no policy of that name.
+        ScenarioError: the scenario or a family is wrong.
+        SandboxLost: every episode was lost.
+    """
+    _require_at_least_one(n=n, trials=trials, batch=batch, processes=processes)
+    if seed_start < 0:
+        raise ValueError(f"seed_start must be at least 0, not {seed_start}")
+    began = time.perf_counter()
+    loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    names = Sampler(loaded, families).names
+    job = _Job(loaded, policy, names, batch, trajectories is not None, env_options)
+    attempts = [Attempt(seed, trial=trial) for seed in range(seed_start, seed_start + n) for trial in range(trials)]
+    measures: list[EpisodeMeasure] = []
+
+    def kept() -> Iterator[Trajectory]:
+        for measured, trajectory in _run_all(job, attempts, processes, _SEEDS_A_TASK * trials):
+            measures.append(measured)
+            if progress is not None:
+                progress(len(measures), len(attempts))
+            if trajectory is not None:
+                yield trajectory
+
+    if trajectories is None:
+        deque(kept(), maxlen=0)
+    else:
+        write_jsonl(kept(), trajectories)
+    config = EvaluationConfig(
+        scenario=loaded.name,
+        scenario_version=loaded.version,
+        toolbox_version=loaded.toolbox.version,
+        toolenv_version=__version__,
+        policy=measures[0].policy,
+        families=names,
+        seed_start=seed_start,
+        n=n,
+        trials=trials,
+        splits=dict(Counter(split_of(seed).value for seed in range(seed_start, seed_start + n))),
+    )
+    return _evaluation(config, loaded, measures, bootstrap_seed, began)
+
+
+def _require_at_least_one(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every process needs; a policy that is named is made when the first episodes run."""
+
+    scenario: Scenario
+    policy: str | Policy
+    families: tuple[str, ...]
+    batch: int
+    keep: bool
+    env_options: dict[str, Any]
+
+    @cached_property
+    def _acting(self) -> Policy:
+        return make_policy(self.policy) if isinstance(self.policy, str) else self.policy
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(self.scenario, self.families)
+
+    def run(self, attempts: Iterable[Attempt]) -> Iterator[tuple[EpisodeMeasure, Trajectory | None]]:
+        options: dict[str, Any] = {"families": self.families, "batch": self.batch, **self.env_options}
+        for trajectory in rollout(self.scenario, self._acting, attempts, **options):
+            task = self._sampler.task_of(trajectory.family, trajectory.seed)
+            yield measure(trajectory, self.scenario.toolbox, task), trajectory if self.keep else None
+
+
+_JOB: list[_Job] = []
+"""The job of this process, if it is a worker."""
+
+
+def _begin(job: _Job) -> None:
+    _JOB[:] = [job]
+
+
+def _run_chunk(attempts: Sequence[Attempt]) -> list[tuple[EpisodeMeasure, Trajectory | None]]:
+    return list(_JOB[0].run(attempts))
+
+
+def _run_all(
+    job: _Job, attempts: Sequence[Attempt], processes: int, chunk: int
+) -> Iterator[tuple[EpisodeMeasure, Trajectory | None]]:
+    if processes == 1:
+        yield from job.run(attempts)
+        return
+    chunks = [attempts[start : start + chunk] for start in range(0, len(attempts), chunk)]
+    # Spawned, not forked: SQLite connections and threads of a model do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(job,)) as pool:
+        for results in pool.map(_run_chunk, chunks):
+            yield from results
+
+
+def _evaluation(
+    config: EvaluationConfig, scenario: Scenario, measures: Sequence[EpisodeMeasure], seed: int, began: float
+) -> Evaluation:
+    if all(m.lost for m in measures):
+        raise SandboxLost(f"all {len(measures)} episodes lost their sandbox: there is nothing to measure")
+    exposure = {name: scenario.families[name].split for name in config.families}
+    outcomes: dict[str, str] = defaultdict(str)
+    for m in sorted(measures, key=lambda m: (m.seed, m.trial)):
+        outcomes[m.task] += "-" if m.lost else str(int(m.success))
+    return Evaluation(
+        schema_version=SCHEMA_VERSION,
+        config=config,
+        overall=summarize(measures, seed=seed),
+        by_family=_by(measures, lambda m: m.family, config.families, seed),
+        by_difficulty=_by(measures, lambda m: str(m.difficulty), "12345", seed),
+        by_exposure=_by(measures, lambda m: exposure[m.family], tuple(_EXPOSURES), seed),
+        outcomes=dict(outcomes),
+        elapsed_s=round(time.perf_counter() - began, 3),
+    )
+
+
+def _by(
+    measures: Iterable[EpisodeMeasure], key: Callable[[EpisodeMeasure], str], order: Sequence[str], seed: int
+) -> dict[str, Scores]:
+    """Metrics of each group that has an episode, in order."""
+    groups: dict[str, list[EpisodeMeasure]] = defaultdict(list)
+    for m in measures:
+        if not m.lost:
+            groups[key(m)].append(m)
+    return {name: summarize(groups[name], seed=seed) for name in order if name in groups}
+
+
+# -- comparing -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two policies on the same tasks, first minus second.
+
+    Attributes:
+        success: difference of success, -1 to 1; `n` is tasks.
+        p_value: of the hypothesis that the two are exchangeable on every task.
+        first_only, second_only: episodes that only one of them solved.
+    """
+
+    success: Metric
+    p_value: float
+    first_only: int
+    second_only: int
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Compare the success of two policies, paired by task and trial; pairs that lost a sandbox are left out.
+
+    The p-value is that of the exact two-sided sign-flip test on the tasks' differences; with one trial a task this
+    is McNemar's exact test. The interval is Bonett and Price's (2012) for paired proportions: Wald's with one
+    imagined task for either side, which keeps its width where the two never differ.
+
+    Raises:
+        ValueError: other versions of the scenario, or no task in common.
+    """
+    a, b = first.config, second.config
+    if (a.scenario, a.scenario_version) != (b.scenario, b.scenario_version):
+        raise ValueError(
+            f"not the same tasks: {a.scenario} at version {a.scenario_version} and "
+            f"{b.scenario} at version {b.scenario_version}"
+        )
+    differences: list[float] = []
+    units: list[int] = []
+    only = Counter[str]()
+    for task in first.outcomes.keys() & second.outcomes.keys():
+        pairs = [x + y for x, y in zip(first.outcomes[task], second.outcomes[task], strict=False) if "-" not in x + y]
+        if pairs:
+            only.update(pairs)
+            units.append(pairs.count("10") - pairs.count("01"))
+            differences.append(units[-1] / len(pairs))
+    if not differences:
+        raise ValueError(f"{a.policy} and {b.policy} were not evaluated on any task in common")
+    return Comparison(_difference(np.array(differences)), _sign_flip(units), only["10"], only["01"])
+
+
+def _difference(differences: np.ndarray[Any, np.dtype[np.float64]]) -> Metric:
+    """Bonett and Price's interval of the mean of differences within -1 to 1."""
+    value = float(differences.mean())
+    padded = np.append(differences, (1.0, -1.0))
+    half = Z_95 * float(padded.std()) / len(padded) ** 0.5
+    centre = float(padded.mean())
+    low, high = max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half))
+    return Metric(value, low, high, len(differences))
+
+
+def _sign_flip(units: Sequence[int]) -> float:
+    """P(|S| >= |observed|) for S the sum of the numbers with signs drawn at random: exact, by convolution."""
+    sizes = [abs(unit) for unit in units if unit]
+    observed, most = abs(sum(units)), sum(sizes)
+    chances = np.zeros(2 * most + 1)
+    chances[most] = 1.0
+    for size in sizes:
+        chances = (np.roll(chances, size) + np.roll(chances, -size)) / 2
+    sums = np.abs(np.arange(-most, most + 1))
+    return min(1.0, float(chances[sums >= observed].sum()))
+
+
+# -- showing -------------------------------------------------------------------------------------------
+
+COLUMNS: Final = ("success [95% CI]", "schema validity", "hallucination", "tool F1", "steps", "tokens", "n")
+_EXPOSURES: Final = {"train": "families trained on", "unseen": "families never seen"}
+
+
+def render_table(evaluations: Mapping[str, Evaluation], console: Console) -> None:
+    """Print policies side by side: a row for each policy and each kind of family that it was evaluated on.
+
+    Args:
+        evaluations: the name to show -> its evaluation.
+    """
+    rows = [
+        (name, _EXPOSURES[exposure], *_cells(evaluation.by_exposure[exposure]))
+        for exposure in _EXPOSURES
+        for name, evaluation in evaluations.items()
+        if exposure in evaluation.by_exposure
+    ]
+    console.print(_table(("policy", "families", *COLUMNS), rows, sections=1))
+    if any(row[-2].startswith("≈") for row in rows):
+        console.print("≈ a quarter of the characters, where the policy records no tokens", style="dim")
+
+
+def render_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print one evaluation: overall, by exposure, by difficulty and by family."""
+    console.print(_table((evaluation.config.policy, *COLUMNS), evaluation.rows()))
+
+
+def _table(headings: Sequence[str], rows: Sequence[tuple[str, ...]], sections: int | None = None) -> Table:
+    """A table of text; a line is drawn wherever column `sections` changes."""
+    table = Table()
+    texts = len(headings) - len(COLUMNS)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < texts else "right")
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        ends = sections is not None and following is not None and row[sections] != following[sections]
+        table.add_row(*map(Text, row), end_section=ends)  # text, not markup: names come from users
+    return table
+
+
+def _cells(scores: Scores) -> tuple[str, ...]:
+    success = scores.success
+    approximately = "" if scores.token_unit == TOKENS else "≈"
+    return (
+        f"{success.value:.3f} [{success.low:.3f}, {success.high:.3f}]",
+        _number(scores.schema_validity),
+        _number(scores.hallucination),
+        _number(scores.tool_f1),
+        f"{scores.steps.value:.1f}",
+        f"{approximately}{scores.tokens.value:.0f}",
+        str(scores.episodes),
+    )
+
+
+def _number(metric: Metric | None) -> str:
+    return "–" if metric is None else f"{metric.value:.3f}"
