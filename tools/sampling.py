@@ -60,8 +60,9 @@ def _string(schema: dict[str, Json], _: Any, rng: Random, pool: Pool) -> str:
         return rng.choice(known)
     if "pattern" in schema:
         return str(rstr.Rstr(rng).xeger(schema["pattern"]))
-    low = schema.get("minLength", 0)
-    return "".join(rng.choices(_LETTERS, k=rng.randint(max(low, 1), min(schema.get("maxLength", 24), low + 24))))
+    low = max(schema.get("minLength", 0), 1)
+    high = min(schema.get("maxLength", low + 24), low + 24)
+    return "".join(rng.choices(_LETTERS, k=rng.randint(min(low, high), high)))
 
 
 def _bounds(schema: dict[str, Json], step: float) -> tuple[float, float]:
@@ -74,7 +75,8 @@ def _bounds(schema: dict[str, Json], step: float) -> tuple[float, float]:
 
 def _integer(schema: dict[str, Json], _: Any, rng: Random, __: Pool) -> int:
     low, high = _bounds(schema, 1)
-    return rng.randint(int(low), int(high))
+    step = int(schema.get("multipleOf", 1))
+    return step * rng.randint(-(-int(low) // step), int(high) // step)
 
 
 def _number(schema: dict[str, Json], _: Any, rng: Random, __: Pool) -> float:

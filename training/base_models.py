@@ -190,7 +190,9 @@ def start_as_copier(model: LlamaForCausalLM) -> None:
     dims = slow + [pair + half for pair in slow]
 
     def frame() -> torch.Tensor:
-        return torch.linalg.qr(torch.randn(width, size))[0].T  # (size, width), orthonormal rows
+        """(size, width), orthonormal rows."""
+        columns: torch.Tensor = torch.linalg.qr(torch.randn(width, size))[0]
+        return columns.T
 
     with torch.no_grad():
         model.model.embed_tokens.weight.normal_(0.0, 0.04)
@@ -285,7 +287,7 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     tokenizer = load_tokenizer(base_model_path("tiny"))
-    model = new_model(name, seed, len(tokenizer)).to(device)  # type: ignore[arg-type]  # transformers' own stub
+    model = new_model(name, seed, len(tokenizer)).to(device)
     optimizer = _optimizer(model, sizes.peak_lr)
     progress = Progress()
     checkpoint = out / "checkpoint.pt"
@@ -306,7 +308,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path,
 
     import torch
 
-    copy.deepcopy(model).to(torch.float16).save_pretrained(out)  # type: ignore[arg-type]  # transformers' own stub
+    copy.deepcopy(model).to(torch.float16).save_pretrained(out)
     config = json.loads((out / "config.json").read_text())
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"

@@ -465,7 +465,9 @@ class _Author:
             system = SYSTEM + " ".join(part for part in (opening, *rules) if part) + listing + END
         marked = system + "".join(self.turns)
         marked = _NUMBER_MARK.sub("\\1\\2\ue000", marked)
-        copies, parts, length, last = [], [], 0, 0
+        copies: list[tuple[int, int, str]] = []
+        parts: list[str] = []
+        length, last = 0, 0
         for found in _MARK.finditer(marked):
             before, value = marked[last : found.start()], found.group(2)
             parts += (before, value)

@@ -160,7 +160,7 @@ def test_evaluate_counts_a_copy_only_if_each_token_is_right() -> None:
                 logits[:, -3] = 0
             return type("Output", (), {"logits": logits})
 
-    right, wrong = (evaluate(Parrot(flag), TOKENIZER, [document]) for flag in (False, True))  # type: ignore[arg-type]
+    right, wrong = (evaluate(Parrot(flag), TOKENIZER, [document]) for flag in (False, True))
     assert (right["copy_digits"], right["answer_exact"], right["act"]) == (1.0, 1.0, 1.0)
     assert (wrong["copy_digits"], wrong["answer_exact"], wrong["act"]) == (0.0, 0.0, 1.0)
     assert right["copy_alias"] is None

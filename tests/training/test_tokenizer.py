@@ -47,8 +47,8 @@ MESSAGES: list[dict[str, Any]] = [
 ]
 RENDERED = (
     "<|system|>Be brief.<|end|><|user|>Where is <o1>?<|end|><|assistant|>Only the status is asked.<|call|>"
-    'get_order_status {"order_id":"<o1>"}<|end|><|tool|>{"order_id":"<o1>","status":"shipped"}<|end|><|assistant|>The look-up tells it.'
-    "<|answer|>Order <o1> is shipped.<|end|>"
+    'get_order_status {"order_id":"<o1>"}<|end|><|tool|>{"order_id":"<o1>","status":"shipped"}<|end|>'
+    "<|assistant|>The look-up tells it.<|answer|>Order <o1> is shipped.<|end|>"
 )
 
 
