@@ -1,5 +1,6 @@
-# The two commands of the README, and what CI runs: nothing here needs more than Python >= 3.11, make and a package index.
-# Another interpreter: `make test PYTHON=python3.12`. More options: `make demo ARGS=--quick`, `make test ARGS="-k world"`.
+# The two commands of the README, and what CI runs. Nothing here needs more than Python >= 3.11, make and a package index.
+# Another interpreter: `make test PYTHON=python3.12`. More options: `make demo ARGS="--quick -o runs/quick"`.
+# A part of the tests, without the coverage gate: `.venv/bin/pytest tests/tools -k fork`.
 
 PYTHON ?= python3
 ARGS ?=

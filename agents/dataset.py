@@ -92,17 +92,18 @@ def read_manifest(folder: str | Path) -> DatasetManifest:
         raise RecordError(f"{path}: not the manifest of a dataset: {error}") from None
 
 
-def scenario_of(folder: str | Path) -> Scenario:
-    """The scenario that a dataset's folder was collected from.
+def scenario_of(dataset: str | Path) -> Scenario:
+    """The scenario that a dataset was collected from: a folder, or a file in one.
 
     Raises:
         RecordError: the folder does not keep it.
     """
-    path = Path(folder) / SCENARIO_FILE
+    dataset = Path(dataset)
+    path = (dataset if dataset.is_dir() else dataset.parent) / SCENARIO_FILE
     try:
         return parse_scenario(path.read_bytes(), str(path))
     except OSError:
-        raise RecordError(f"{path}: no such file") from None
+        raise RecordError(f"{path}: no such file, so the scenario must be named") from None
 
 
 def write_card(out: Path, manifest: DatasetManifest, counts: Counts, **more: Any) -> None:

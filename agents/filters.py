@@ -265,6 +265,9 @@ def filter_dataset(path: str | Path, filters: Iterable[str], out: str | Path) ->
 
     `out` appears when all is written.
 
+    Args:
+        path: a dataset's folder, or a file of trajectories with the scenario's file beside it.
+
     Raises:
         ValueError: there is no filter of a name.
         RecordError: the dataset is damaged or incomplete.
@@ -274,7 +277,8 @@ def filter_dataset(path: str | Path, filters: Iterable[str], out: str | Path) ->
     if unknown := [name for name in names if name not in FILTERS]:
         raise ValueError(f"there is no filter {unknown[0]!r}; there is: {', '.join(FILTERS)}")
     path, out = Path(path), Path(out)
-    manifest, scenario = read_manifest(path), scenario_of(path)
+    scenario = scenario_of(path)
+    manifest = read_manifest(path) if path.is_dir() else _manifest_of_file(path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetMismatch(f"{out} holds something already. Choose another folder.")
     sampler = Sampler(scenario, "all")
@@ -294,6 +298,29 @@ def filter_dataset(path: str | Path, filters: Iterable[str], out: str | Path) ->
         rejected.describe(names)
     report.kept, report.rejected = kept.counts.trajectories, rejected.counts.trajectories
     return report
+
+
+def _manifest_of_file(path: Path) -> DatasetManifest:
+    """What can be said of a file of trajectories whose folder is no dataset."""
+    first = next(read_trajectories(path))
+    seeds, trials, families = set(), 0, set()
+    for trajectory in read_trajectories(path):
+        seeds.add(trajectory.seed)
+        trials = max(trials, trajectory.trial + 1)
+        families.add(trajectory.family)
+    return DatasetManifest(
+        schema_version=first.schema_version,
+        scenario=first.scenario,
+        scenario_version=first.scenario_version,
+        toolbox_version=first.toolbox_version,
+        policy=first.policy,
+        families=tuple(sorted(families)),
+        seed=min(seeds),
+        n=max(seeds) - min(seeds) + 1,
+        trials=trials,
+        shard_size=500,
+        shards=0,
+    )
 
 
 class _Part:

@@ -4,8 +4,8 @@
 
 The environment is made by `gymnasium.make` with its default wrappers and runs on one core with validation on. The floor
 is what the same work costs with the same parts and nothing around them: parse the action with orjson, validate the
-arguments with pydantic, one statement of SQLite, the result as JSON; for `reset` and `restore`, opening a database of the
-same bytes. Each figure is the median over repeats, in an order that interleaves them, so that a busy machine
+arguments with pydantic, one statement of SQLite, the result as JSON; for `reset` and `restore`, opening a database of
+the same bytes. Each figure is the median over repeats, in an order that interleaves them, so that a busy machine
 disturbs all alike; the load is printed with them.
 """
 
@@ -223,7 +223,9 @@ def main() -> None:
         rows = [{**asdict(figure), "ratio": figure.ratio, "met": figure.met} for figure in figures]
         print(json.dumps({"load": load, "cores": os.cpu_count(), "repeats": options.repeats, "figures": rows}))
         return
-    print(f"one core of {os.cpu_count()}, load {load:.1f}, median of {options.repeats} repeats, times in microseconds\n")
+    print(
+        f"one core of {os.cpu_count()}, load {load:.1f}, median of {options.repeats} repeats, times in microseconds\n"
+    )
     print(f"{'':24}{'median':>9}{'best':>9}{'floor':>9}{'ratio':>7}{'target':>9}{'a second':>11}")
     for figure in figures:
         target = "" if figure.target_us is None else f"{figure.target_us:.0f} {'met' if figure.met else 'MISSED'}"

@@ -348,8 +348,7 @@ def _forks_agree(make_env: MakeEnv, seed: int) -> Iterator[str]:
 @_expect("Two snapshots are equal exactly when the states are.")
 def _snapshots(make_env: MakeEnv, seed: int) -> Iterator[str]:
     walk = list(_walk(make_env().unwrapped, seed))
-    env, other = make_env().unwrapped, make_env().unwrapped
-    envs: list[Any] = [env, other]
+    envs: list[Any] = [make_env().unwrapped, make_env().unwrapped]
     for each in envs:
         each.reset(seed=seed)
     for number, (action, _) in enumerate(walk, 1):
@@ -369,7 +368,8 @@ def _restores(make_env: MakeEnv, seed: int) -> Iterator[str]:
     start = env.snapshot()
     walk = list(_walk(env, seed))
     end = env.snapshot()
-    for target in (env, make_env().unwrapped):
+    targets: list[Any] = [env, make_env().unwrapped]
+    for target in targets:
         target.restore(start)
         if target.snapshot() != start:
             yield "the restored state is another one"

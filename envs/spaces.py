@@ -9,7 +9,7 @@ the string. Actions are a space of their own: what a toolbox can be asked, or an
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -60,10 +60,10 @@ def decode_text(array: Bytes) -> str:
     return array.tobytes().rstrip(b"\0").decode("utf-8")
 
 
-def generator_of(state: Mapping[str, Any]) -> np.random.Generator:
+def generator_of(state: Any) -> np.random.Generator:
     """A generator as `gymnasium.Env` has them, in a given state."""
     bits = np.random.PCG64(0)
-    bits.state = dict(state)
+    bits.state = state
     return np.random.Generator(bits)
 
 

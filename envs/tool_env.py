@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -103,6 +103,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         (True, 0.0)
     """
 
+    observation_space: gymnasium.Space[Any]
+    action_space: ToolCallSpace
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
 
     def __init__(
@@ -129,7 +131,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         self._tools = self.toolbox.to_openai()
         self._episode: _Episode | None = None
         self._session: ToolSession | None = None
-        self._generator_state: Mapping[str, Any] | None = None
+        self._generator_state: Any = None
 
     # -- Gymnasium's interface ----------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         reward = 0.0 if event is None else self.reward(event)
         return turn.observation, reward, turn.terminated, turn.truncated, turn.info
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The conversation so far as plain text, in render mode "ansi"."""
         if self.render_mode != "ansi" or self._episode is None:
             return None

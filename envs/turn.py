@@ -71,7 +71,7 @@ class Turn:
     @classmethod
     def lost(cls, instruction: Bytes, step: int) -> Turn:
         """The sandbox failed: the episode says nothing about the agent, and its reward is masked."""
-        info = {"messages": [], "effect": None, "error": None, "sandbox_lost": True, "reward_masked": True}
+        info: Info = {"messages": [], "effect": None, "error": None, "sandbox_lost": True, "reward_masked": True}
         return cls(_observe(instruction, "", 2, step), info, truncated=True)
 
     def graded(self, grade: Grade) -> Turn:

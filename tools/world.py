@@ -95,7 +95,7 @@ class WorldImage:
             columns = connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,)).fetchall()
             if not any(key for _, key in columns):
                 raise ScenarioError([f"{self.name}: table {table} has no PRIMARY KEY"])
-            found[table] = tuple(name for name, _ in columns)
+            found[table] = tuple(str(name) for name, _ in columns)
         return found
 
     @cached_property

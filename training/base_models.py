@@ -512,6 +512,26 @@ def _write_json(path: Path, value: Any) -> None:
     os.replace(scratch, path)
 
 
+def plot(logs: dict[str, Sequence[dict[str, Any]]], out: Path | str) -> None:
+    """Draws held-out loss and accuracies over millions of tokens as a PNG; `logs` maps a run's name to its log."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for style, (name, log) in zip(("-", ":", "--", "-."), logs.items(), strict=False):
+        millions = [entry["tokens"] / 1e6 for entry in log]
+        left.plot(millions, [entry["loss"] for entry in log], style, color="black", label=name)
+        for number, key in enumerate(("copy_alias", "copy_digits", "copy_name", "call_exact")):
+            shares = [entry[key] for entry in log]
+            right.plot(millions, shares, style, color=f"C{number}", label=f"{key}, {name}")
+    left.set(xlabel="million tokens", ylabel="held-out loss, nats a token", ylim=(0, 3))
+    right.set(xlabel="million tokens", ylabel="share right, teacher-forced", ylim=(-0.02, 1.02))
+    left.legend()
+    right.legend(fontsize="small")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
 # Evaluation
 
 

@@ -70,7 +70,8 @@ def _encode_dialect(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, 
             pieces += [("<|assistant|>", False), (text.removeprefix("<|assistant|>"), True)]
         else:
             pieces.append((text, False))
-    ids, labels = [], []
+    ids: list[int] = []
+    labels: list[int] = []
     encoded = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
     for part, (_, trained) in zip(encoded, pieces, strict=True):
         ids += part

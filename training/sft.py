@@ -149,7 +149,7 @@ def _make_trainer(
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    class Report(TrainerCallback):
+    class Report(TrainerCallback):  # type: ignore[misc]  # transformers' types are skipped
         """Passes the loss on; TRL's own printing is off."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

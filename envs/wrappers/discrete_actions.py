@@ -104,7 +104,7 @@ class AnswerChoice:
 Choice = CallChoice | AnswerChoice
 
 
-class DiscreteActions(gymnasium.Wrapper[Features, int, Observation, Any], RecordConstructorArgs):
+class DiscreteActions(gymnasium.Wrapper[Any, Any, Observation, Any], RecordConstructorArgs):
     """One number an action, with a mask, and a vector as observation.
 
     Observation (Box of 0 to 1, float32): the request and the last reply, each as a hashed bag of words without

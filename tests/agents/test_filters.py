@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from rich.console import Console
 
 from toolenv.agents.collect import collect
 from toolenv.agents.dataset import DatasetMismatch
-from toolenv.agents.filter_scores import TRUTHS, score_filters, wilson
+from toolenv.agents.filter_scores import TRUTHS, score_filters, score_table, wilson
 from toolenv.agents.filters import (
     FILTERS,
     filter_dataset,
@@ -22,9 +24,10 @@ from toolenv.agents.filters import (
     wrong_state,
 )
 from toolenv.agents.policy import Decision, Episode
-from toolenv.agents.records import read_trajectories
+from toolenv.agents.records import read_trajectories, write_jsonl, write_parquet
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
+from toolenv.tools.errors import RecordError
 
 
 @pytest.fixture
@@ -184,6 +187,14 @@ def test_without_faults_there_is_no_recall(play, sampler):
         assert score.to_json()["recall_interval"] is None
 
 
+def test_the_scores_make_a_table(faulty, sampler):
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(score_table(score_filters(faulty[:50], sampler)))
+    text = console.export_text()
+    assert all(name in text for name in FILTERS)
+    assert "1.000 [0." in text
+
+
 def test_the_wilson_interval():
     assert wilson(0, 0) is None
     assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
@@ -212,6 +223,20 @@ def test_a_dataset_is_split_and_the_reasons_are_kept(tmp_path, contents):
     assert card["trajectories"] == len(kept)
     assert card["filters"] == list(FILTERS)
     assert contents(data) == before
+
+
+def test_a_file_beside_its_scenario_is_split_as_its_dataset_is(tmp_path):
+    data = tmp_path / "data"
+    collect("crm", "faulty:0.8", n=40, out=data)
+    whole, file = filter_dataset(data, FILTERS, tmp_path / "a"), data / "some.parquet"
+    write_parquet(read_trajectories(data), file)
+    assert filter_dataset(file, FILTERS, tmp_path / "b") == whole
+    kept = [list(read_trajectories(tmp_path / out / "kept")) for out in "ab"]
+    assert kept[0] == kept[1]
+    alone = tmp_path / "alone.jsonl"
+    write_jsonl(kept[0], alone)
+    with pytest.raises(RecordError, match=r"scenario\.yaml: no such file, so the scenario must be named"):
+        filter_dataset(alone, FILTERS, tmp_path / "c")
 
 
 def test_filters_that_reject_nothing_or_everything(tmp_path):

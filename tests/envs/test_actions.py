@@ -38,7 +38,9 @@ objects = st.recursive(
         | st.dictionaries(st.none() | st.integers() | texts, inner)
         | st.frozensets(st.integers())
         | st.fixed_dictionaries({"name": inner, "arguments": inner})
-        | st.fixed_dictionaries({"name": st.sampled_from(ENV.toolbox.names), "arguments": st.dictionaries(texts, inner)})
+        | st.fixed_dictionaries(
+            {"name": st.sampled_from(ENV.toolbox.names), "arguments": st.dictionaries(texts, inner)}
+        )
         | st.fixed_dictionaries({"answer": inner}, optional={"reasoning": inner})
     ),
     max_leaves=12,

@@ -198,11 +198,16 @@ def test_all_values_can_be_answered_together(numbered):
     numbered.reset(options=STATUS_TASK)
     numbered.step(choose(numbered, "get_order_status(order_id=<order 1>)"))
     info = numbered.step(choose(numbered, "answer({values})"))[4]
-    order, status = numbered.unwrapped.task.variables["order"]["id"], numbered.unwrapped.task.variables["order"]["status"]
+    order, status = (
+        numbered.unwrapped.task.variables["order"]["id"],
+        numbered.unwrapped.task.variables["order"]["status"],
+    )
     assert info["messages"][0]["content"] == f"{order}, {status}"
 
 
-@pytest.mark.parametrize("action", [-1, 10**9, "x", '{"answer": "x"}', None, {"answer": "x"}, 1.5, [1], np.array([1, 2])])
+@pytest.mark.parametrize(
+    "action", [-1, 10**9, "x", '{"answer": "x"}', None, {"answer": "x"}, 1.5, [1], np.array([1, 2])]
+)
 def test_what_is_no_number_of_the_table_is_the_agents_error(numbered, action):
     numbered.reset(options=STATUS_TASK)
     assert numbered.step(action)[4]["error"] == "malformed_call"
@@ -225,7 +230,9 @@ def test_observations_are_numbers_between_zero_and_one_and_never_the_identifiers
         observation, info = numbered.reset(options=STATUS_TASK)
         assert np.array_equal(observation, first)
         for _ in range(4):
-            observation, _, terminated, truncated, info = numbered.step(numbered.action_space.sample(info["action_mask"]))
+            observation, _, terminated, truncated, info = numbered.step(
+                numbered.action_space.sample(info["action_mask"])
+            )
             assert observation in numbered.observation_space
             if terminated or truncated:
                 break

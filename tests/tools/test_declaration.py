@@ -96,7 +96,7 @@ VALID = {"robot_id": "RBT-1", "colour": "red"}
         ({"coats": 1.5}, "coats"),
         ({"parts": ["arm", 1]}, "parts"),
         ({"other": 1}, "other"),
-        ({"\ud800": 1}, "\\ud800"),
+        ({"\ud800": 1}, "arguments"),
         ({"x" * 10_000: 1}, "x" * 200),
     ],
 )

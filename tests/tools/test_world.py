@@ -74,6 +74,12 @@ class RolledBackError(Exception):
     """Raised to leave an atomic block."""
 
 
+def roll_back(world: World, sql: str) -> None:
+    with world.atomic():
+        world.execute(sql)
+        raise RolledBackError
+
+
 def play(moves) -> World:
     """A world after a history, with everything that can be asked of it checked on the way."""
     world = IMAGE.open()
@@ -90,9 +96,8 @@ def play(moves) -> World:
             assert world.snapshot() == snapshot
         elif move == "roll back":
             before = dump(world), world.digest(), world.diff()
-            with pytest.raises(RolledBackError), world.atomic():
-                world.execute("UPDATE item SET size = 99")
-                raise RolledBackError
+            with pytest.raises(RolledBackError):
+                roll_back(world, "UPDATE item SET size = 99")
             assert (dump(world), world.digest(), world.diff()) == before
         else:
             sql, parameters = move
@@ -165,7 +170,10 @@ def test_independent_writes_in_any_order_give_one_digest():
     image = crm_population(0)
     customers = [row["id"] for row in image.open().all("SELECT id FROM customers")]
     writes = [
-        *(("UPDATE customers SET tier = 'gold', city = ? WHERE id = ?", (f"City {i}", c)) for i, c in enumerate(customers)),
+        *(
+            ("UPDATE customers SET tier = 'gold', city = ? WHERE id = ?", (f"City {i}", c))
+            for i, c in enumerate(customers)
+        ),
         *(
             ("INSERT INTO notes VALUES (?, ?, NULL, 'hi', '2026-01-01')", (f"NOT-9{i:04}", c))
             for i, c in enumerate(customers)
@@ -305,7 +313,6 @@ def test_atomic_blocks_nest():
     world = IMAGE.open()
     with world.atomic():
         world.execute("UPDATE item SET size = 7 WHERE id = 'i0'")
-        with pytest.raises(RolledBackError), world.atomic():
-            world.execute("UPDATE item SET size = 8 WHERE id = 'i1'")
-            raise RolledBackError
+        with pytest.raises(RolledBackError):
+            roll_back(world, "UPDATE item SET size = 8 WHERE id = 'i1'")
     assert [change.key for change in world.diff()] == [{"id": "i0"}]

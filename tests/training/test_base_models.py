@@ -182,6 +182,13 @@ def test_a_build_saves_a_model_that_loads(tmp_path: Path) -> None:
     assert f"| copy_alias | {last['copy_alias']} |" in (tmp_path / "README.md").read_text()
 
 
+def test_a_plot_is_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    entry = {"tokens": 10, "loss": 1.0, "copy_alias": 0.5, "copy_digits": 0.4, "copy_name": None, "call_exact": 0.1}
+    base_models.plot({"tiny": [entry, entry]}, tmp_path / "new" / "loss.png")
+    assert (tmp_path / "new" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.usefixtures("dwarf")
 def test_a_deadline_ends_a_build_before_its_tokens(tmp_path: Path) -> None:
     last = build("tiny", tmp_path, tokens=10**9, deadline=time.time() + 2, evaluate_steps=10**6, threads=1)
