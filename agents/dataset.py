@@ -99,7 +99,7 @@ def scenario_of(dataset: str | Path) -> Scenario:
         RecordError: the folder does not keep it.
     """
     dataset = Path(dataset)
-    path = (dataset if dataset.is_dir() else dataset.parent) / SCENARIO_FILE
+    path = (dataset.parent if dataset.is_file() else dataset) / SCENARIO_FILE
     try:
         return parse_scenario(path.read_bytes(), str(path))
     except OSError:

@@ -104,10 +104,18 @@ class FilterScore:
         }
 
 
+def is_labelled(trajectory: Trajectory) -> bool:
+    """Whether every fault of the trajectory's policy is recorded."""
+    return trajectory.policy.partition(":")[0] in ("oracle", "faulty")
+
+
 def score_filters(trajectories: Iterable[Trajectory], sampler: Sampler) -> list[FilterScore]:
-    """Compare each filter with its truth. The trajectories should be the faulty policy's: others carry no labels."""
+    """Compare each filter with its truth, on the trajectories of the oracle and the faulty policy: of others (a model,
+    random calls) nobody recorded what is wrong with them, so they are not counted."""
     scores = [FilterScore(name) for name in FILTERS]
     for trajectory in trajectories:
+        if not is_labelled(trajectory):
+            continue
         for score in scores:
             dropped = not FILTERS[score.name](trajectory, sampler).keep
             bad = TRUTHS[score.name](trajectory, sampler)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
-import pyarrow as pa  # type: ignore[import-untyped]  # it has no types
-import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from toolenv.agents.trajectory import SCHEMA_VERSION, Trajectory
 from toolenv.tools.errors import RecordError

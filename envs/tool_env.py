@@ -105,7 +105,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
 
     observation_space: gymnasium.Space[Any]
     action_space: ToolCallSpace
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
+    # Gymnasium annotates it as an instance variable.
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]  # see above
 
     def __init__(
         self,

@@ -316,14 +316,17 @@ def build_base_model(
 
 @app.command(epilog="Example: toolenv demo -o runs/demo")
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for dataset, student and tables.")] = Path("runs/demo"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for all of it; runs/demo or runs/quick if left out.")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="A tenth of the work, to see that everything runs.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """The main job, end to end: a scenario becomes a dataset, a student and a table."""
     from toolenv.demo import run
 
-    run(output, quick=quick, seed=seed, console=out)
+    folder = output or Path("runs/quick" if quick else "runs/demo")
+    run(folder, quick=quick, seed=seed, console=out)
 
 
 # -- what the commands share -------------------------------------------------------------------------------

@@ -217,9 +217,9 @@ def test_the_death_of_a_worker_is_told_and_nothing_finished_is_lost(tmp_path, co
     job = {
         "scenario": "crm",
         "policy_spec": "faulty:0.5",
-        "n": 2_000,
+        "n": 800,
         "out": tmp_path,
-        "shard_size": 20,
+        "shard_size": 10,
         "processes": 2,
     }
 

@@ -187,6 +187,11 @@ def test_without_faults_there_is_no_recall(play, sampler):
         assert score.to_json()["recall_interval"] is None
 
 
+def test_episodes_without_a_recorded_truth_are_not_scored(play, faulty, sampler):
+    assert {score.n for score in score_filters(play("random", range(20)), sampler)} == {0}
+    assert {score.n for score in score_filters([*play("random", range(20)), *faulty[:5]], sampler)} == {5}
+
+
 def test_the_scores_make_a_table(faulty, sampler):
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(score_table(score_filters(faulty[:50], sampler)))
@@ -237,6 +242,8 @@ def test_a_file_beside_its_scenario_is_split_as_its_dataset_is(tmp_path):
     write_jsonl(kept[0], alone)
     with pytest.raises(RecordError, match=r"scenario\.yaml: no such file, so the scenario must be named"):
         filter_dataset(alone, FILTERS, tmp_path / "c")
+    with pytest.raises(RecordError, match=r"nowhere.scenario\.yaml: no such file"):
+        filter_dataset(tmp_path / "nowhere", FILTERS, tmp_path / "c")
 
 
 def test_filters_that_reject_nothing_or_everything(tmp_path):
