@@ -80,7 +80,9 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         `info["reward_masked"]` is set).
     State: one world and one conversation; `snapshot()`, `restore()`, `fork()`.
     Info: `messages` that the turn added; at reset the task's id, family, difficulty and split, and the `tools`;
-        after a call its `effect` and `error` type; at the end `success` and `grade`. All of it follows from the seed.
+        after a call its `effect` and `error` type; at the end `success` and `grade`.
+        All of it follows from the seed. Messages and tools are the environment's own: copy them before changing
+        them.
 
     Args:
         scenario: a shipped scenario's name, a YAML file, or a loaded scenario.
