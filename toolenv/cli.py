@@ -34,6 +34,7 @@ app.add_typer(base_app, name="base-model")
 
 out = Console()
 
+
 class Form(StrEnum):
     """What a dataset can be exported to beside its shards."""
 
@@ -139,7 +140,9 @@ def generate(
 def filter_(
     dataset: Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for kept and rejected ones.")] = None,
-    names: Annotated[list[str] | None, typer.Option("--filter", help="A filter; may be given again. All if none.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--filter", help="A filter; may be given again. All if none.")
+    ] = None,
     score: Annotated[bool, typer.Option(help="Print each filter's precision and recall on recorded faults.")] = False,
     as_json: Json_ = False,
 ) -> None:
@@ -215,11 +218,13 @@ def export(
 def train_sft(
     dataset: Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.")] = Path("runs/student"),
-    model: Annotated[str, typer.Option(help="toolenv-tiny, toolenv-small, or a transformers model's folder.")] = "toolenv-tiny",
+    model: Annotated[
+        str, typer.Option(help="toolenv-tiny, toolenv-small, or a transformers model's folder.")
+    ] = "toolenv-tiny",
     scenario: Annotated[str | None, typer.Option(help="Scenario, if the dataset's folder has none.")] = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Conversations a step.")] = 16,
+    batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens a batch, padding counted.")] = 2_560,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Train LoRA additions of this rank.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -238,7 +243,7 @@ def train_sft(
         model=model,
         epochs=epochs,
         max_tokens=max_tokens,
-        batch_size=batch_size,
+        batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         lora=None if lora_rank is None else LoraSettings(rank=lora_rank, alpha=2.0 * lora_rank),
         seed=seed,
@@ -351,13 +356,21 @@ def _print_counts(heading: str, counts: dict[str, int]) -> None:
 
 
 def _print_json(value: Any) -> None:
-    text = value if isinstance(value, str) else value.decode() if isinstance(value, bytes) else orjson.dumps(value).decode()
+    text = (
+        value
+        if isinstance(value, str)
+        else value.decode()
+        if isinstance(value, bytes)
+        else orjson.dumps(value).decode()
+    )
     sys.stdout.write(text.rstrip() + "\n")
 
 
 def _plain(text: str) -> str:
     """Text of files and users as it is: no markup, no terminal control codes."""
-    printable = "".join(letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text)
+    printable = "".join(
+        letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text
+    )
     return printable.replace("[", "\\[")
 
 

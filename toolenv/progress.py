@@ -24,6 +24,8 @@ def progress_bar(description: str, total: int | None, hidden: bool) -> Iterator[
 def training_progress(hidden: bool) -> Iterator[Callable[[int, int, float], None]]:
     """A progress bar of training steps with the loss."""
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
-    with Progress(*columns, TimeRemainingColumn(), console=err, disable=hidden or not err.is_terminal, transient=True) as progress:
+    with Progress(
+        *columns, TimeRemainingColumn(), console=err, disable=hidden or not err.is_terminal, transient=True
+    ) as progress:
         task = progress.add_task("training", total=None, loss=float("nan"))
         yield lambda step, total, loss: progress.update(task, completed=step, total=total, loss=loss)

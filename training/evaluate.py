@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from toolenv.agents.intervals import Z_95, Metric
 from toolenv.agents.policies import make_policy
 from toolenv.agents.policy import Policy
 from toolenv.agents.records import write_jsonl
@@ -37,7 +38,7 @@ from toolenv.scenarios.sampler import Sampler
 from toolenv.scenarios.splits import FIRST_TEST_SEED, split_of
 from toolenv.tools.errors import RecordError, SandboxLost
 from toolenv.tools.version import __version__
-from toolenv.training.metrics import TOKENS, Z_95, EpisodeMeasure, Metric, Scores, measure, summarize
+from toolenv.training.metrics import TOKENS, EpisodeMeasure, Scores, measure, summarize
 
 SCHEMA_VERSION: Final = 1
 _STRICT = ConfigDict(extra="forbid", strict=True)

@@ -1,7 +1,7 @@
 """From trajectories to training examples: token ids, and which of them the loss is on.
 
-The loss is on what the assistant wrote (reasoning, calls, answers) and on nothing else. A model with a `toolenv.json` is
-shown each conversation just as `LanguageModelPolicy` will show it; any other model through its own chat template.
+The loss is on what the assistant wrote (reasoning, calls, answers) and on nothing else. A model with a `toolenv.json`
+is shown each conversation just as `LanguageModelPolicy` will show it; any other model through its own chat template.
 """
 
 from __future__ import annotations

@@ -13,12 +13,11 @@ from rich.console import Console
 
 from toolenv.agents.collect import collect
 from toolenv.agents.dataset import DatasetMismatch
-from toolenv.agents.filter_scores import TRUTHS, score_filters, score_table, wilson
+from toolenv.agents.filter_scores import TRUTHS, score_filters, score_table
 from toolenv.agents.filters import (
     FILTERS,
     filter_dataset,
     hallucinated_arguments,
-    identifier_uses,
     malformed_calls,
     skipped_steps,
     wrong_state,
@@ -89,27 +88,6 @@ def test_an_identifier_from_an_earlier_reply_is_kept(acting, sampler, order):
     calls = call("get_order_by_id", order_id=order), call("get_customer_by_id", customer_id=customer)
     assert hallucinated_arguments(acting("order_status", *calls, answer()), sampler).keep
     assert not hallucinated_arguments(acting("order_status", calls[1], answer()), sampler).keep, "before the reply"
-
-
-@pytest.mark.parametrize("change", [str.lower, lambda order: [order], lambda order: order])
-def test_how_a_known_identifier_is_written_does_not_matter(acting, sampler, order, change):
-    trajectory = acting("order_status", call("get_order_status", order_id=change(order)), answer())
-    assert hallucinated_arguments(trajectory, sampler).keep
-
-
-@pytest.mark.parametrize("value", ["ORD", "1", 1, "", None, True, {}, [[]], "ORD-", "(("])
-def test_a_part_of_an_identifier_is_none(acting, sampler, order, scenario, value):
-    trajectory = acting("order_status", call("get_order_status", order_id=value), answer())
-    uses = list(identifier_uses(trajectory, scenario.toolbox))
-    assert all(not use.seen for use in uses)
-    assert len(uses) == isinstance(value, str | int) - (value == "") - (value is True)
-
-
-def test_an_email_in_another_is_none(acting, sampler):
-    trajectory = acting("order_status", call("find_customer_by_email", email="a@example.com"), answer())
-    longer = replace(trajectory, instruction="I am aa@example.com, or a@example.com.uk, or b.a@example.com.")
-    assert not hallucinated_arguments(longer, sampler).keep
-    assert hallucinated_arguments(replace(trajectory, instruction="I am A@example.com."), sampler).keep
 
 
 def test_answering_without_the_look_up_is_dropped(acting, sampler, order):
@@ -198,13 +176,6 @@ def test_the_scores_make_a_table(faulty, sampler):
     text = console.export_text()
     assert all(name in text for name in FILTERS)
     assert "1.000 [0." in text
-
-
-def test_the_wilson_interval():
-    assert wilson(0, 0) is None
-    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson(10, 10)[1] == 1.0
-    assert wilson(0, 10)[0] == 0.0
 
 
 # -- datasets ------------------------------------------------------------------------------------------

@@ -104,7 +104,10 @@ def test_audit_of_an_unsound_scenario_fails_and_names_the_family(tmp_path: Path)
         (["evaluate", "nowhere.yaml"], "no such file, and no shipped scenario"),
         (["evaluate", "crm", "--policy", "wizard"], "there is no policy 'wizard'"),
         (["evaluate", "crm", "--families", "nonsense"], "no family 'nonsense'"),
-        (["generate", "crm", "--teacher", "random", "--fault-rate", "0.5", "-o", "x"], "--fault-rate is for the oracle"),
+        (
+            ["generate", "crm", "--teacher", "random", "--fault-rate", "0.5", "-o", "x"],
+            "--fault-rate is for the oracle",
+        ),
         (["filter", "nowhere"], "nothing to do"),
         (["replay", "nowhere"], "nowhere"),
         (["train", "sft", "nowhere"], "nowhere"),

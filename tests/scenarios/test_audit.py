@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from toolenv.scenarios import audit as auditing
-from toolenv.scenarios.audit import AuditReport, audit, default_seeds
+from toolenv.scenarios.audit import audit, default_seeds
+from toolenv.scenarios.audit_report import MUST_FAIL, MUST_SUCCEED, POLICIES, AuditReport
 from toolenv.scenarios.loading import find_scenario, parse_scenario
 from toolenv.scenarios.splits import Split, split_of
 from toolenv.tools.errors import ScenarioError
@@ -35,13 +35,13 @@ def test_an_untouched_family_passes() -> None:
     assert family.ok
     assert family.seeds == len(SEEDS)
     assert family.steps == (3, 3)
-    for policy in auditing.POLICIES:
+    for policy in POLICIES:
         assert policy in family.outcomes or policy in family.not_applicable, "the report is explicit about every policy"
     for policy, outcome in family.outcomes.items():
         assert outcome.tried >= len(SEEDS)
-        if policy in auditing.MUST_SUCCEED:
+        if policy in MUST_SUCCEED:
             assert outcome.rate == 1
-        if policy in auditing.MUST_FAIL:
+        if policy in MUST_FAIL:
             assert outcome.rate == 0
 
 

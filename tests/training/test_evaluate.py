@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from toolenv.agents.faulty import Fault, FaultyPolicy
+from toolenv.agents.intervals import wilson
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Decision, Episode, Policy
 from toolenv.agents.random_valid import RandomValidPolicy
@@ -27,7 +28,8 @@ from toolenv.scenarios.sampler import Sampler
 from toolenv.tools.errors import RecordError, SandboxLost, ScenarioError
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 from toolenv.training.evaluate import Evaluation, compare, evaluate, render_evaluation, render_table
-from toolenv.training.metrics import ANSWER, EpisodeMeasure, measure, summarize, wilson
+from toolenv.training.metrics import EpisodeMeasure, measure, summarize
+from toolenv.training.selection import ANSWER
 
 
 @pytest.fixture(scope="module")

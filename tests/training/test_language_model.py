@@ -50,7 +50,10 @@ def test_text_is_the_decoding_of_the_ids(policy: LanguageModelPolicy, episodes: 
 
 
 def test_the_batch_does_not_change_what_is_decoded(policy: LanguageModelPolicy) -> None:
-    contexts = [policy.tokenizer(text)["input_ids"] for text in ("<|user|>Hi<|end|><|assistant|>", "<|user|>A longer one, 12<|end|>")]
+    contexts = [
+        policy.tokenizer(text)["input_ids"]
+        for text in ("<|user|>Hi<|end|><|assistant|>", "<|user|>A longer one, 12<|end|>")
+    ]
     together = greedy_decode(policy.model, contexts, end=7, max_new_tokens=10)
     alone = [greedy_decode(policy.model, [ids], end=7, max_new_tokens=10)[0] for ids in contexts]
     assert [ids for ids, _ in together] == [ids for ids, _ in alone]
@@ -67,7 +70,7 @@ def test_a_students_aliases_are_resolved_on_the_way_back(crm: Scenario) -> None:
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path, fresh_model: Path) -> None:
-    with pytest.raises(ModelError, match="config.json is missing"):
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
         LanguageModelPolicy(tmp_path)
     style = dataclasses.asdict(PromptStyle())
     PromptStyle(**style).save(tmp_path)
