@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -69,6 +70,16 @@ def test_no_answer_and_an_endless_one_are_wrong(answer: str | None) -> None:
 )
 def test_words_of_an_answer(check: dict[str, Any], answer: str, right: bool) -> None:
     assert answers(check, answer) is right
+
+
+TEXT = st.text("abAB_éÉß1 .-", max_size=8)
+
+
+@given(TEXT, TEXT)
+def test_a_word_is_found_where_it_stands_alone_in_whatever_case(word: str, answer: str) -> None:
+    answer = f"So: {answer}"
+    alone = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE)
+    assert answers({"contains": "{{ word }}"}, answer, word=word) is (alone is not None)
 
 
 @pytest.mark.parametrize(
