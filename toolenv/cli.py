@@ -224,7 +224,7 @@ def train_sft(
     scenario: Annotated[str | None, typer.Option(help="Scenario, if the dataset's folder has none.")] = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
-    batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens a batch, padding counted.")] = 2_560,
+    batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens a batch, padding counted.")] = 1_280,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Train LoRA additions of this rank.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,

@@ -48,7 +48,7 @@ class SFTSettings(BaseModel):
     model: str = Field("toolenv-tiny", description="A base model of toolenv, or any transformers causal model's path.")
     epochs: float = Field(1.0, gt=0, description="Passes over the data; less if `max_tokens` is reached before.")
     max_tokens: int | None = Field(None, gt=0, description="Budget in tokens, all roles counted.")
-    batch_tokens: int = Field(2_560, ge=16, description="Tokens a batch and device, padding counted.")
+    batch_tokens: int = Field(1_280, ge=16, description="Tokens a batch and device, padding counted.")
     accumulation: int = Field(1, ge=1, description="Batches a step.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak of the schedule.")
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
