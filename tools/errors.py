@@ -16,8 +16,7 @@ ToolenvError
     ├── DatasetMismatch        the folder holds something else (agents/dataset.py)
     ├── DatasetBusy            another process is writing to the folder (agents/dataset.py)
     ├── WorkerLost             a worker process died (agents/collect.py)
-    ├── ModelError             a model folder is missing or incomplete (agents/language_model.py)
-    └── TemplateNotTrainable   a chat template does not tell whose tokens are whose (training/examples.py)
+    └── ModelError             a model folder is missing or incomplete (agents/language_model.py)
 
 An error that one module raises is defined there, the others here.
 """

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BASE_MODELS = ("toolenv-tiny", "toolenv-small")
+CHAT_STYLE = PromptStyle(dialect="hermes", aliases=False, system=True, tools=True)
 
 
 class LoraSettings(BaseModel):
@@ -59,8 +60,8 @@ class SFTSettings(BaseModel):
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
-    style: PromptStyle = Field(
-        PromptStyle(), description="What the student is shown; only for models that read the toolenv dialect."
+    style: PromptStyle | None = Field(
+        None, description="What the student is shown; as the model's folder says, else tools and policy in full."
     )
 
 
@@ -82,8 +83,7 @@ def train_sft(
         A summary: examples, tokens, steps, seconds, tokens a second, first and last loss.
 
     Raises:
-        ModelError: there is no such model, or no trajectory is short enough to train on.
-        TemplateNotTrainable: the model's chat template does not tell the assistant's tokens.
+        ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.
     """
     settings = settings or SFTSettings()
     out = Path(out)
@@ -119,8 +119,8 @@ def train_sft(
     return summary
 
 
-def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle | None]:
-    """The model to begin from, its tokenizer, and the style if it reads the toolenv dialect.
+def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle]:
+    """The model to begin from, its tokenizer, and what it is shown.
 
     Raises:
         ModelError: there is no such model.
@@ -134,8 +134,11 @@ def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokeni
     tokenizer = AutoTokenizer.from_pretrained(folder)
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-    own = settings.model in BASE_MODELS or (folder / STYLE_FILE).is_file()
-    return model, tokenizer, settings.style if own else None
+    if settings.style is not None:
+        return model, tokenizer, settings.style
+    if settings.model in BASE_MODELS or (folder / STYLE_FILE).is_file():
+        return model, tokenizer, PromptStyle.load(folder)
+    return model, tokenizer, CHAT_STYLE
 
 
 def _make_trainer(
@@ -256,9 +259,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, style: PromptStyle | None, out: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, style: PromptStyle, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(str(out))
-    if style is not None:
-        style.save(out)
+    style.save(out)

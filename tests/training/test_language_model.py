@@ -29,9 +29,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(
     crm: Scenario, policy: LanguageModelPolicy, episodes: list[Trajectory]
 ) -> None:
     for trajectory in episodes:
-        prompter = Prompter(policy.style, crm.toolbox)
-        messages = trajectory.messages
-        context = policy.tokenizer(prompter.text(messages[:2]) + "<|assistant|>")["input_ids"]
+        context = policy.tokenizer(Prompter(policy.style, crm.toolbox).context(trajectory.messages[:2]))["input_ids"]
         step = trajectory.steps[0]
         assert step.token_ids is not None
         assert step.logprobs is not None
@@ -61,8 +59,8 @@ def test_the_batch_does_not_change_what_is_decoded(policy: LanguageModelPolicy) 
 
 def test_a_students_aliases_are_resolved_on_the_way_back(crm: Scenario) -> None:
     prompter = Prompter(PromptStyle(), crm.toolbox)
-    shown = prompter.text([{"role": "user", "content": "Where is ORD-00042 of ana@example.com?"}])
-    assert shown == "<|user|>Where is <o1> of <e1>?<|end|>"
+    shown = prompter.context([{"role": "user", "content": "Where is ORD-00042 of ana@example.com?"}])
+    assert shown == "<|user|>Where is <o1> of <e1>?<|end|><|assistant|>"
     call = prompter.action('Look.<|call|>get_order_status {"order_id":"<o1>"}<|end|>')
     assert call == Call("get_order_status", {"order_id": "ORD-00042"}, "Look.")
     assert prompter.action("<|answer|>Ask <e1>.<|end|>") == Answer("Ask ana@example.com.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolenv.agents.language_model import LanguageModelPolicy, ModelError
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError, PromptStyle
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
@@ -76,3 +77,21 @@ def test_batches_hold_every_example_once_and_keep_to_their_size(lengths: list[in
     batches = make_batches(examples, size, seed)
     assert sorted(e.input_ids[0] for batch in batches for e in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * max(len(e.input_ids) for e in batch) <= size for batch in batches)
+
+
+def test_any_chat_model_can_be_trained_and_acts(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    """A model without `toolenv.json` is shown tools and policy through its own chat template."""
+    foreign = tmp_path / "foreign"
+    shutil.copytree(fresh_model, foreign)
+    (foreign / "toolenv.json").unlink()
+    config = json.loads((foreign / "config.json").read_text())
+    (foreign / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16_384}))
+    short = [t for t in solved if len(t.steps) == 1][:2]
+    student = tmp_path / "student"
+    train_sft(short, crm.toolbox, student, settings(foreign, max_tokens=1, max_length=16_000))
+    assert PromptStyle.load(student).dialect == "hermes"
+    policy = LanguageModelPolicy(student, max_new_tokens=4)
+    (episode,) = rollout(crm, policy, [Attempt(900_000)], max_steps=1)
+    assert episode.steps[0].token_ids is not None
