@@ -328,10 +328,10 @@ def demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """The main job, end to end: a scenario becomes a dataset, a student and a table."""
-    from toolenv.demo import run
+    from toolenv.demo import FULL, QUICK, run
 
     folder = output or Path("runs/quick" if quick else "runs/demo")
-    run(folder, quick=quick, seed=seed, console=out)
+    run(folder, size=QUICK if quick else FULL, seed=seed, console=out)
 
 
 # -- what the commands share -------------------------------------------------------------------------------

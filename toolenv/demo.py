@@ -36,11 +36,10 @@ QUICK = Size(tasks=1_500, tokens=100_000, evaluated=40)
 FAULT_RATE = 0.2
 
 
-def run(output: Path, *, quick: bool, seed: int, console: Console) -> dict[str, Evaluation]:
+def run(output: Path, *, size: Size = FULL, seed: int = 0, console: Console) -> dict[str, Evaluation]:
     """Run what of the demo is missing in `output`; returns the evaluations, by policy."""
     from toolenv.training.base_models import base_model_path
 
-    size = QUICK if quick else FULL
     scenario = load_scenario("crm")
     began = time.perf_counter()
     trained = sum(family.split == "train" for family in scenario.families.values())

@@ -476,7 +476,7 @@ def _train(
                 with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.bfloat16):
                     loss = weighted_loss(model, ids, weights)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 losses.append(loss.item())

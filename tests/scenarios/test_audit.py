@@ -99,7 +99,11 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
         "grounded",
         ("- How far is my order {{ order.id }}?", "- How far is my order?"),
     ),
-    "any answer is right": ("policy_question", "parrot", ('answer: [{contains: "{{ topic.fact }}"}]', "answer: []")),
+    "any answer is right": (
+        "policy_question",
+        "parrot",
+        ('answer: [{contains: "{{ topic.fact }}"}, {excludes: [I cannot]}]', "answer: []"),
+    ),
     "nothing is asked of the answer": (
         "missing_id",
         "random_valid",
