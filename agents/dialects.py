@@ -43,18 +43,27 @@ class Span:
     end: int
 
 
+def neutralise(text: str) -> str:
+    """`text` with a space in each control token, so that no user, tool or argument can open or close a turn."""
+    return _CONTROL.sub(r"<| \1|>", text)
+
+
+_CONTROL = re.compile(r"<\|(pad|system|user|assistant|tool|call|answer|end)\|>")
+
+
 class ToolenvDialect:
     """The dialect of toolenv's own models."""
 
     name = "toolenv"
 
     def render(self, action: Action) -> str:
-        """The assistant's text of an action, control tokens included."""
+        """The assistant's text of an action, control tokens included; those in foreign text are broken."""
         if isinstance(action, Malformed):
-            return action.raw + END
+            return action.raw.removesuffix(END) + END
+        reasoning = neutralise(action.reasoning)
         if isinstance(action, Call):
-            return f"{action.reasoning}{CALL}{action.name} {json_text(action.arguments)}{END}"
-        return f"{action.reasoning}{ANSWER}{action.text}{END}"
+            return f"{reasoning}{CALL}{neutralise(f'{action.name} {json_text(action.arguments)}')}{END}"
+        return f"{reasoning}{ANSWER}{neutralise(action.text)}{END}"
 
     def spans(self, text: str) -> tuple[Span, ...]:
         """REASON up to the first control token, ACT from there on: they partition the text.
@@ -86,7 +95,7 @@ class ToolenvDialect:
 
     def _render_message(self, message: Message) -> str:
         if message["role"] != "assistant":
-            return f"<|{message['role']}|>{message['content']}{END}"
+            return f"<|{message['role']}|>{neutralise(str(message['content']))}{END}"
         return "<|assistant|>" + self.render(action_of_message(message))
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from toolenv.training.base_models import base_model_path
 from toolenv.training.documents import documents
+from toolenv.agents.dialects import neutralise
 from toolenv.training.tokenizer import (
     ALIASES,
     DOMAIN_FIELDS,
@@ -25,7 +26,6 @@ from toolenv.training.tokenizer import (
     build_tokenizer,
     compact_json,
     load_tokenizer,
-    neutralise,
 )
 
 TOKENIZER = load_tokenizer(base_model_path("tiny"))
