@@ -12,9 +12,9 @@ pytest.importorskip("transformers")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolenv.agents.dialects import neutralise
 from toolenv.training.base_models import base_model_path
 from toolenv.training.documents import documents
-from toolenv.agents.dialects import neutralise
 from toolenv.training.tokenizer import (
     ALIASES,
     DOMAIN_FIELDS,
