@@ -161,24 +161,34 @@ class FilterReport:
     rejected_by: dict[str, int] = field(default_factory=dict)
 
 
-def filter_dataset(path: str | Path, filters: Iterable[str], out: str | Path) -> FilterReport:
+def filter_dataset(
+    path: str | Path,
+    filters: Iterable[str],
+    out: str | Path,
+    *,
+    scenario: Scenario | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FilterReport:
     """Split a dataset into two, `out/kept` and `out/rejected`; the reasons stand in `out/rejected/reasons.jsonl`.
 
     `out` appears when all is written.
 
     Args:
-        path: a dataset's folder, or a file of trajectories with the scenario's file beside it.
+        path: a dataset's folder, or a file of trajectories.
+        scenario: where `scenario_of` does not find it.
+        progress: called with 1 after each trajectory.
 
     Raises:
         ValueError: there is no filter of a name.
         RecordError: the dataset is damaged or incomplete.
         DatasetMismatch: `out` holds something.
+        DatasetBusy: another process is writing it.
     """
     names = list(dict.fromkeys(filters))
     if unknown := [name for name in names if name not in FILTERS]:
         raise ValueError(f"there is no filter {unknown[0]!r}; there is: {', '.join(FILTERS)}")
     path, out = Path(path), Path(out)
-    scenario = scenario_of(path)
+    scenario = scenario_of(path) if scenario is None else scenario
     manifest = read_manifest(path) if path.is_dir() else _manifest_of_file(path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetMismatch(f"{out} holds something already. Choose another folder.")
@@ -195,6 +205,8 @@ def filter_dataset(path: str | Path, filters: Iterable[str], out: str | Path) ->
                     report.rejected_by[name] += 1
                 if against:
                     reasons.write(orjson.dumps({"id": trajectory.id, "reasons": against}) + b"\n")
+                if progress is not None:
+                    progress(1)
         kept.describe(names)
         rejected.describe(names)
     report.kept, report.rejected = kept.counts.trajectories, rejected.counts.trajectories

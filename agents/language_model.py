@@ -193,7 +193,9 @@ class LanguageModelPolicy:
     ) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # its bar for loading weights
         folder = Path(path)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here: config.json is missing")

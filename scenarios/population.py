@@ -21,6 +21,7 @@ import apsw
 from faker.config import AVAILABLE_LOCALES
 from faker.factory import Factory
 
+from toolenv.scenarios.schema import MAX_CUSTOMERS, MAX_ORDERS, MAX_PRODUCTS
 from toolenv.tools.crm import SCHEMA
 from toolenv.tools.crm.arguments import Category, OrderStatus
 from toolenv.tools.errors import ScenarioError
@@ -41,6 +42,10 @@ _STATUS_SHARES: Final[dict[OrderStatus, int]] = {
     "delivered": 30,
     "cancelled": 10,
     "returned": 10,
+}
+_CLOSED_REASONS = {
+    "cancelled": ("changed_mind", "late", "wrong_item"),
+    "returned": ("changed_mind", "damaged", "wrong_item"),
 }
 _SETTLED = ("delivered", "cancelled", "returned")
 _UNDER_WAY = ("in_transit", "lost", "out_for_delivery", "in_transit", "label_created", "in_transit")
@@ -85,7 +90,11 @@ def crm_population(
     Raises:
         ScenarioError: no such locale, or a number is out of range.
     """
-    ranges = {"customers": (customers, 4, 20_000), "products": (products, 4, 700), "orders": (orders, 0, 20_000)}
+    ranges = {
+        "customers": (customers, 4, MAX_CUSTOMERS),
+        "products": (products, 4, MAX_PRODUCTS),
+        "orders": (orders, 0, MAX_ORDERS),
+    }
     problems = [f"{what}: must be {low} to {high}" for what, (n, low, high) in ranges.items() if not low <= n <= high]
     if locale not in AVAILABLE_LOCALES:
         problems.append(f"locale: Faker has no locale {locale!r}")
@@ -105,9 +114,10 @@ class _Builder:
     """Rows under construction: table -> rows as dicts, in the order of the columns."""
 
     def __init__(self, seed: int, locale: str) -> None:
-        # Two streams, so that names of another length leave the orders as they are. A string seeds through
+        # Streams of their own, so that names of another length leave the orders as they are. A string seeds through
         # SHA-512, whatever PYTHONHASHSEED is.
         self.rng = random.Random(f"crm {seed}")
+        self.reasons = random.Random(f"crm reasons {seed}")
         self.fake: Any = Factory.create(locale)
         self.fake.seed_instance(seed)
         self.family_name_first = locale.startswith(_FAMILY_NAME_FIRST)
@@ -269,6 +279,7 @@ class _Builder:
             "paid": paid,
             "refunded": 0,
             "shipping_address": home if rng.random() < 0.9 else self._address(owner["city"]),
+            "closed_reason": self.reasons.choice(_CLOSED_REASONS[status]) if status in _CLOSED_REASONS else None,
         }
         self.rows["orders"].append(order)
         self._make_invoice(order, placed)

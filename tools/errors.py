@@ -14,7 +14,7 @@ ToolenvError
     ├── RecordError            a trajectory file is damaged or of another version
     ├── SandboxLost            the infrastructure under an episode failed
     ├── DatasetMismatch        the folder holds something else (agents/dataset.py)
-    ├── DatasetBusy            another process is writing to the folder (agents/dataset.py)
+    ├── DatasetBusy            another process is writing to the folder (agents/records.py)
     ├── WorkerLost             a worker process died (agents/collect.py)
     └── ModelError             a model folder is missing or incomplete (agents/language_model.py)
 

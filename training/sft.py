@@ -127,7 +127,9 @@ def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokeni
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # its bars for loading and saving weights
     folder = base_model_path(settings.model) if settings.model in BASE_MODELS else Path(settings.model)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{settings.model}: no model there; name a folder, or one of {', '.join(BASE_MODELS)}")

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from toolenv.agents.collect import collect
-from toolenv.agents.dataset import DatasetMismatch
+from toolenv.agents.dataset import DatasetMismatch, scenario_of
 from toolenv.agents.filter_scores import TRUTHS, score_filters, score_table
 from toolenv.agents.filters import (
     FILTERS,
@@ -209,12 +209,24 @@ def test_a_file_beside_its_scenario_is_split_as_its_dataset_is(tmp_path):
     assert filter_dataset(file, FILTERS, tmp_path / "b") == whole
     kept = [list(read_trajectories(tmp_path / out / "kept")) for out in "ab"]
     assert kept[0] == kept[1]
-    alone = tmp_path / "alone.jsonl"
-    write_jsonl(kept[0], alone)
-    with pytest.raises(RecordError, match=r"scenario\.yaml: no such file, so the scenario must be named"):
-        filter_dataset(alone, FILTERS, tmp_path / "c")
-    with pytest.raises(RecordError, match=r"nowhere.scenario\.yaml: no such file"):
+    with pytest.raises(RecordError, match=r"nowhere: no such file"):
         filter_dataset(tmp_path / "nowhere", FILTERS, tmp_path / "c")
+
+
+def test_a_file_alone_is_of_the_shipped_scenario_if_the_versions_agree(tmp_path, play, scenario):
+    alone, count = tmp_path / "alone.jsonl", []
+    write_jsonl(play("faulty:0.8", range(20)), alone)
+    report = filter_dataset(alone, FILTERS, tmp_path / "a", progress=count.append)
+    assert report.kept + report.rejected == sum(count) == 20
+    older = tmp_path / "older.jsonl"
+    write_jsonl([replace(t, scenario_version="0" * 12) for t in play("oracle", range(5))], older)
+    with pytest.raises(RecordError, match=f"must be named; the crm that ships is {scenario.version}, and 0000"):
+        filter_dataset(older, FILTERS, tmp_path / "b")
+    assert filter_dataset(older, ["malformed_calls"], tmp_path / "b", scenario=scenario).kept == 5
+    other = tmp_path / "other.jsonl"
+    write_jsonl([replace(t, scenario="shop") for t in play("oracle", range(5))], other)
+    with pytest.raises(RecordError, match=r"scenario\.yaml: no such file, so the scenario must be named$"):
+        scenario_of(other)
 
 
 def test_filters_that_reject_nothing_or_everything(tmp_path):
