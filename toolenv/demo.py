@@ -24,7 +24,10 @@ from toolenv.training.evaluate import Evaluation, evaluate, render_evaluation, r
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much work a demo does: tasks to collect, tokens to train on, tasks to evaluate on."""
+    """How much work a demo does: tasks to collect, tokens to train on, tasks to evaluate on.
+
+    The base model is evaluated on a third of the tasks: it solves none and takes longest, since it does not stop.
+    """
 
     tasks: int
     tokens: int
@@ -51,7 +54,8 @@ def run(output: Path, *, size: Size = FULL, seed: int = 0, console: Console) -> 
     if not kept.is_dir():
         with _stage(console, "filters"):
             report = filter_dataset(output / "dataset", FILTERS, output / "filtered")
-        console.print(f"  kept {report.kept:,}, rejected {report.rejected:,}: {report.rejected_by}", highlight=False)
+        reasons = ", ".join(f"{name} {count:,}" for name, count in report.rejected_by.items())
+        console.print(f"  kept {report.kept:,}, rejected {report.rejected:,} ({reasons})", highlight=False)
     student = output / "student"
     if not (student / "training.json").is_file():
         with _stage(console, "training"):
@@ -65,7 +69,8 @@ def run(output: Path, *, size: Size = FULL, seed: int = 0, console: Console) -> 
     evaluations = {}
     for name, policy in policies.items():
         with _stage(console, f"evaluating {name}"):
-            evaluations[name] = _evaluate(scenario, policy, name, output, size.evaluated)
+            n = max(1, size.evaluated // 3) if name == "base" else size.evaluated
+            evaluations[name] = _evaluate(scenario, policy, name, output, n)
     console.print()
     render_evaluation(evaluations["student"], console)
     console.print()
@@ -77,7 +82,7 @@ def run(output: Path, *, size: Size = FULL, seed: int = 0, console: Console) -> 
 def _train(scenario: Scenario, dataset: Path, student: Path, tokens: int, seed: int) -> None:
     from toolenv.training.sft import SFTSettings, train_sft
 
-    settings = SFTSettings(max_tokens=tokens, epochs=100, seed=seed)
+    settings = SFTSettings(max_tokens=tokens, epochs=100, seed=seed, threads=1)
     solved = (trajectory for trajectory in read_trajectories(dataset) if trajectory.success)
     with training_progress(False) as on_step:
         train_sft(solved, scenario.toolbox, student, settings, on_step=on_step)
@@ -86,7 +91,7 @@ def _train(scenario: Scenario, dataset: Path, student: Path, tokens: int, seed: 
 def _evaluate(scenario: Scenario, policy: str, name: str, output: Path, n: int) -> Evaluation:
     """Evaluate on `n` test tasks of the families trained on and half as many of the others, or read what was kept."""
     parts = []
-    for families, tasks in (("train", n), ("unseen", n // 2)):
+    for families, tasks in (("train", n), ("unseen", max(1, n // 2))):
         path = output / f"evaluation-{name}-{families}.json"
         if not path.is_file():
             evaluation = evaluate(scenario, policy, n=tasks, families=families, batch=32)

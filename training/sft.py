@@ -57,6 +57,9 @@ class SFTSettings(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     max_length: int = Field(1_024, ge=16, description="Longer conversations are left out, in tokens.")
     seed: int = Field(0, ge=0)
+    threads: int | None = Field(
+        None, ge=1, description="Threads of torch; its own choice if left out. One is best for models of a few million."
+    )
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
@@ -85,7 +88,11 @@ def train_sft(
     Raises:
         ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.
     """
+    import torch
+
     settings = settings or SFTSettings()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     out = Path(out)
     model, tokenizer, style = load_model(settings)
     examples = list(encode(trajectories, tokenizer, toolbox, style, max_length=settings.max_length))
