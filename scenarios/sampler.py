@@ -19,11 +19,11 @@ from toolenv.scenarios import templates
 from toolenv.scenarios.goals import CompiledGoal, Grade
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.plan import CompiledPlan, PlanRun
-from toolenv.scenarios.population import crm_population
-from toolenv.scenarios.schema import Family, Population, Variable
+from toolenv.scenarios.schema import Family, Variable
 from toolenv.scenarios.splits import Split, WeightedChoice, mix, salt, split_of
+from toolenv.scenarios.worlds import WorldSource
 from toolenv.tools.errors import ScenarioError
-from toolenv.tools.world import RowChange, WorldImage
+from toolenv.tools.world import RowChange, WorldImage, quoted
 
 MAX_DRAWS = 200
 _CACHED_QUERIES = 4_096
@@ -84,7 +84,9 @@ class CompiledFamily:
         family = scenario.families[name]
         self.name = name
         self.salt = salt(f"{scenario.name}/{name}")
-        self.variables = [(key, _Draw.of(variable)) for key, variable in family.variables.items()]
+        self.variables = [
+            (key, _Draw.of(variable, scenario.worlds.tables)) for key, variable in family.variables.items()
+        ]
         self.phrasings = [templates.compile_template(text) for text in family.phrasings]
         self.plans = [CompiledPlan(steps) for steps in (family.plan, *family.routes)]
         self.goal = CompiledGoal(family.goal, scenario.toolbox.identifiers)
@@ -136,7 +138,8 @@ class Sampler:
             ScenarioError: the family's conditions hold nowhere in the seed's world.
         """
         compiled = _compiled(self.scenario, family_name)
-        frame = _frame(self.scenario.file.population, _world_index(self.scenario.file.population, seed))
+        worlds = self.scenario.worlds
+        frame = _frame(worlds, worlds.index(seed))
         rng = Random(mix(seed, compiled.salt))
         for _ in range(MAX_DRAWS):
             variables = _draw(compiled, frame, rng)
@@ -173,16 +176,6 @@ def _select(scenario: Scenario, families: str | Iterable[str]) -> tuple[str, ...
 # -- worlds --------------------------------------------------------------------------------------------
 
 
-def _world_index(population: Population, seed: int) -> int:
-    """Each split draws from its own range of worlds."""
-    split = split_of(seed)
-    held_out = population.held_out_worlds
-    if split is Split.TRAIN:
-        return mix(seed, 1) % population.worlds
-    offset = population.worlds if split is Split.VALIDATION else population.worlds + held_out
-    return offset + mix(seed, 1) % held_out
-
-
 class _Frame:
     """A world to draw from: its image, and a connection that can only read."""
 
@@ -200,21 +193,14 @@ _FRAMES: dict[tuple[str, int], _Frame] = {}
 _FRAMES_LOCK = threading.Lock()
 
 
-def _frame(population: Population, index: int) -> _Frame:
-    key = (population.model_dump_json(exclude={"worlds", "held_out_worlds"}), index)
+def _frame(worlds: WorldSource, index: int) -> _Frame:
+    key = (worlds.key, index)
     frame = _FRAMES.get(key)
     if frame is None:
         with _FRAMES_LOCK:
             frame = _FRAMES.get(key)
             if frame is None:
-                image = crm_population(
-                    mix(population.seed, index),
-                    locale=population.locale,
-                    customers=population.customers,
-                    products=population.products,
-                    orders=population.orders,
-                )
-                frame = _FRAMES[key] = _Frame(image)
+                frame = _FRAMES[key] = _Frame(worlds.image(index))
     return frame
 
 
@@ -227,21 +213,26 @@ class _Draw:
 
     variable: Variable
     sql: str = ""
+    taken: str = ""
     parameters: tuple[templates.Rendered, ...] = ()
     value: templates.Rendered | None = None
     require: templates.Rendered | None = None
 
     @classmethod
-    def of(cls, variable: Variable) -> _Draw:
-        text, value = variable.query or variable.rows or "", None
+    def of(cls, variable: Variable, tables: WorldImage) -> _Draw:
+        text, taken, value = variable.query or variable.rows or "", "", None
         if variable.row is not None:
             condition = f" WHERE {variable.row.where}" if variable.row.where else ""
-            text = f"SELECT * FROM {variable.row.table}{condition} ORDER BY id"
+            key = ", ".join(quoted(column) for column in tables.keys[variable.row.table])
+            text = f"SELECT * FROM {quoted(variable.row.table)}{condition} ORDER BY {key}"
+        if variable.absent is not None:
+            table = variable.absent.table
+            taken = f"SELECT 1 FROM {quoted(table)} WHERE {quoted(tables.keys[table][0])} = ?"
         if variable.kind == "value":
             value = templates.compile_template(variable.value)
         sql, parameters = templates.expressions_in(text)
         require = None if variable.require is None else templates.compile_template(variable.require)
-        return cls(variable, sql, tuple(parameters), value, require)
+        return cls(variable, sql, taken, tuple(parameters), value, require)
 
 
 def _draw(compiled: CompiledFamily, frame: _Frame, rng: Random) -> dict[str, Any] | None:
@@ -280,5 +271,4 @@ def _value(draw: _Draw, values: dict[str, Any], frame: _Frame, rng: Random) -> A
         return rng.randrange(variable.integer.low, variable.integer.high + 1, variable.integer.step)
     assert variable.absent is not None
     candidate = "".join(str(rng.randrange(10)) if letter == "#" else letter for letter in variable.absent.like)
-    taken = frame.rows(f"SELECT id FROM {variable.absent.table} WHERE id = ?", (candidate,))
-    return _NOTHING if taken else candidate
+    return _NOTHING if frame.rows(draw.taken, (candidate,)) else candidate

@@ -109,7 +109,7 @@ class Toolbox:
         return UnknownTool(f"there is no tool named {shown}{hint}", field="name")
 
 
-_FAMILIES = ("crm",)
+_FAMILIES = ("crm", "database")
 
 
 def _family(family: str) -> ModuleType:
