@@ -34,6 +34,10 @@ def inconsistencies(file: ScenarioFile, toolbox: Toolbox, image: WorldImage) -> 
         if kind != file.population.kind:
             yield ("toolbox", number), f"the tools of {tools} need a population of kind {kind}"
             return
+    known = Toolbox.of_families(*file.toolbox)
+    for number, tool in enumerate(file.without):
+        if tool not in known:
+            yield ("without", number), f"there is no tool {tool} in the toolbox"
     tables = image.open()
     tables.forbid_writing()
     for name, family in file.families.items():

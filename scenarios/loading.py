@@ -60,7 +60,7 @@ class Scenario:
 
     @cached_property
     def toolbox(self) -> Toolbox:
-        return Toolbox.of_families(*self.file.toolbox)
+        return Toolbox.of_families(*self.file.toolbox).without(self.file.without)
 
     @cached_property
     def version(self) -> str:

@@ -267,6 +267,9 @@ class ScenarioFile(Model):
     name: Name = Field(description="Also the first part of every task id.")
     title: Text = Field(description="For people.")
     toolbox: Annotated[list[Literal["crm", "database"]], Field(min_length=1)] = Field(description="Families of tools.")
+    without: list[Name] = Field(
+        default_factory=list, description="Tools of those families that agents do not get, such as those that write."
+    )
     population: Population = Field(
         default_factory=lambda: CrmPopulation.model_validate({}),
         description="The worlds; of kind crm if none is named.",

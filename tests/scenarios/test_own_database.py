@@ -306,6 +306,23 @@ def test_names_of_tables_are_checked_against_it(write: Write) -> None:
     assert "families.composer.variables.track.row.table" in problem_of(path)
 
 
+def test_a_scenario_may_leave_out_the_tools_that_write(write: Write) -> None:
+    path = write()
+    text = path.read_text()
+    path.write_text(text.replace("toolbox: [database]", "toolbox: [database]\nwithout: [execute_sql, insert_row]"))
+    assert not {"execute_sql", "insert_row"} & set(load_scenario(path).toolbox.names)
+    assert "update_row" in load_scenario(path).toolbox
+    path.write_text(text.replace("toolbox: [database]", "toolbox: [database]\nwithout: [update_row]"))
+    assert problem_of(path).endswith("families.composer.plan[1].call: there is no tool update_row in the toolbox")
+    path.write_text(text.replace("toolbox: [database]", "toolbox: [database]\nwithout: [run, update_rows]"))
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(path)
+    assert [problem.split(": ", 1)[1] for problem in caught.value.problems] == [
+        "without[0]: there is no tool run in the toolbox",
+        "without[1]: there is no tool update_rows in the toolbox",
+    ]
+
+
 def test_the_tools_of_the_crm_need_its_tables(write: Write) -> None:
     path = write()
     path.write_text(path.read_text().replace("toolbox: [database]", "toolbox: [database, crm]"))

@@ -542,8 +542,8 @@ FRAGMENTS = st.sampled_from(
     "SELECT FROM WHERE WITH RECURSIVE AS ( ) , ; * = < || -- /* */ ' \" ` [ ] ? :a @b $c x'ff' 0x10 1e999 NULL"
     " employees expenses id amount status sqlite_master INSERT INTO VALUES UPDATE SET DELETE REPLACE RETURNING"
     " DROP TABLE ALTER CREATE TRIGGER BEGIN END COMMIT ROLLBACK ATTACH PRAGMA VACUUM EXPLAIN QUERY PLAN UNION ALL"
-    " ORDER BY GROUP HAVING LIMIT 1 OFFSET OVER PARTITION count sum max json_each('[1]') date('now') CASE WHEN THEN ELSE OR"
-    " ABORT IGNORE".split()
+    " ORDER BY GROUP HAVING LIMIT 1 OFFSET OVER PARTITION count sum max json_each('[1]') date('now') CASE WHEN"
+    " THEN ELSE OR ABORT IGNORE".split()
 )
 SQL = st.one_of(
     st.lists(FRAGMENTS, min_size=1, max_size=12).map(" ".join),
