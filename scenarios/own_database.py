@@ -1,9 +1,10 @@
 """A database of the user's own as a world: a SQLite file, or a script of SQL.
 
 The file is only read, and copied into memory. Refused are files beyond MAX_BYTES, tables whose changes could not be
-seen (no primary key, or a key that is empty in some row), and what a world can not keep: virtual tables, generated
-columns, text that is no UTF-8. A script runs confined: it may make and fill tables, views, indexes and triggers, and
-reach nothing outside; its PRAGMAs are passed over.
+seen (no primary key, or a key that is empty in some row), what a world can not keep (virtual tables, generated
+columns, text that is no UTF-8), and what the tools' limits would hide (more than MAX_COLUMNS, rows beyond
+MAX_ROW_BYTES). A script runs confined: it may make and fill tables, views, indexes and triggers, and reach nothing
+outside; its PRAGMAs are passed over.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any, Final
 
 import apsw
 
+from toolenv.tools.database.sql import MAX_COLUMNS, MAX_ROW_BYTES
 from toolenv.tools.errors import ScenarioError
 from toolenv.tools.world import WorldImage, open_connection, quoted
 
 MAX_BYTES: Final = 5_000_000
-MAX_COLUMNS: Final = 200
 MAX_SECONDS: Final = 20.0
 _EVERY: Final = 10_000
 _MAGIC: Final = b"SQLite format 3\0"
@@ -201,9 +202,12 @@ def _table_problem(connection: apsw.Connection, table: str, width: int) -> str |
     empty = " OR ".join(f"{quoted(name)} IS NULL" for name in key)
     if connection.execute(f"SELECT 1 FROM {quoted(table)} WHERE {empty} LIMIT 1").fetchone():
         return f"the primary key ({', '.join(key)}) is NULL in some row"
+    connection.limit(apsw.SQLITE_LIMIT_LENGTH, MAX_ROW_BYTES)
     try:
         for _ in connection.execute(f"SELECT * FROM {quoted(table)}"):
             pass
     except UnicodeDecodeError:
         return "it holds text that is not UTF-8"
+    except apsw.TooBigError:
+        return f"it holds a row of more than {MAX_ROW_BYTES} bytes"
     return None

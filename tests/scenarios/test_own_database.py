@@ -230,6 +230,10 @@ UNFIT = {
         f"CREATE TABLE wide (id INTEGER PRIMARY KEY, {', '.join(f'c{i}' for i in range(300))})",
         "table wide: it has more than 200 columns",
     ),
+    "a row that is too large": (
+        "CREATE TABLE big (id INTEGER PRIMARY KEY, photo BLOB); INSERT INTO big VALUES (1, zeroblob(100001))",
+        "table big: it holds a row of more than 100000 bytes",
+    ),
     "no text": (
         "CREATE TABLE bad (id INTEGER PRIMARY KEY, t); INSERT INTO bad VALUES (1, CAST(x'ff' AS TEXT))",
         "table bad: it holds text that is not UTF-8",

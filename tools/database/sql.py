@@ -4,7 +4,8 @@ SQLite itself asks an authorizer about everything that a statement would do, whi
 and to the tools that write also the change of rows. Nothing else is: no schema change, ATTACH, PRAGMA, transaction,
 extension, or function whose result would not follow from the database alone. Limits hold on rows, bytes, memory and
 steps of SQLite's virtual machine; the count of steps is deterministic. Behind it stands a limit in seconds for
-statements whose single steps are slow, and only there may two machines differ.
+statements whose single steps are slow; at that border, and where other threads take memory meanwhile, two runs of a
+statement that is nearly too expensive may differ.
 
 What goes wrong comes back as a ToolError that names the field and what would be right; nothing else is raised.
 """
@@ -32,12 +33,15 @@ MAX_CELL: Final = 1_000
 MAX_STEPS: Final = 5_000_000
 MAX_MEMORY: Final = 64_000_000
 MAX_SECONDS: Final = 5.0
+MAX_ROW_BYTES: Final = 100_000
+"""Neither a value nor a row may be larger, stored or computed."""
+MAX_COLUMNS: Final = 200
 _EVERY: Final = 100
 _MAX_NAME: Final = 100
 
 _LIMITS: Final = {
-    apsw.SQLITE_LIMIT_LENGTH: 100_000,
-    apsw.SQLITE_LIMIT_COLUMN: 200,
+    apsw.SQLITE_LIMIT_LENGTH: MAX_ROW_BYTES,
+    apsw.SQLITE_LIMIT_COLUMN: MAX_COLUMNS,
     apsw.SQLITE_LIMIT_VDBE_OP: 50_000,
     apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 500,
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 20,
