@@ -12,36 +12,33 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from toolenv.agents.card import Counts
 from toolenv.agents.dataset import (
     DatasetManifest,
     DatasetMismatch,
     read_manifest,
-    sole_writer,
     write_card,
     write_context,
 )
 from toolenv.agents.policies import is_model, make_policy
 from toolenv.agents.policy import Policy
-from toolenv.agents.records import MANIFEST, SHARD, read_trajectories, whole_file
+from toolenv.agents.records import MANIFEST, SHARD, read_trajectories, sole_writer, whole_file
 from toolenv.agents.rollout import DEFAULT_BATCH, rollout
 from toolenv.agents.trajectory import SCHEMA_VERSION, Trajectory
 from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
-from toolenv.scenarios.sampler import Sampler
+from toolenv.scenarios.sampler import MAX_SEED, Sampler
 from toolenv.tools.errors import OperatorError, RecordError
+
+Advance = Callable[[int, bool], None]
+"""Told how many trajectories there are more, and whether they are made now."""
 
 
 class WorkerLost(OperatorError):
@@ -60,7 +57,7 @@ def collect(
     trials: int = 1,
     shard_size: int = 500,
     batch: int = DEFAULT_BATCH,
-    progress: Console | None = None,
+    progress: Advance | None = None,
 ) -> DatasetManifest:
     """Run the policy on the tasks of `n` consecutive seeds and write the dataset's folder; or finish one.
 
@@ -69,7 +66,7 @@ def collect(
         policy_spec: see `make_policy`.
         out: the folder. If it holds a part of this very dataset, what is missing is made.
         processes: 1 runs in this process.
-        progress: where progress is shown; None shows none.
+        progress: called with a number of trajectories that are there, and whether they were made by this call.
 
     Raises:
         ValueError: a number is out of range, or there is no such policy.
@@ -80,8 +77,8 @@ def collect(
     for name, value in (("n", n), ("processes", processes), ("trials", trials), ("shard_size", shard_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0; got {seed}")
+    if not 0 <= seed <= MAX_SEED + 1 - n:
+        raise ValueError(f"the {n} seeds from {seed} on must lie within 0 to {MAX_SEED}")
     scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     families = families if isinstance(families, str) else tuple(families)
     Sampler(scenario, families)  # refuses unknown families before anything is written
@@ -101,8 +98,11 @@ def collect(
         shards=-(-n // shard_size),
     )
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise DatasetMismatch(f"{out} is a file, not a folder. Choose another.")
     out.mkdir(parents=True, exist_ok=True)
-    with sole_writer(out), _progress(progress, manifest) as advance:
+    advance = progress or _unheard
+    with sole_writer(out):
         _begin(out, manifest, scenario)
         counts = Counts()
         missing = []
@@ -157,8 +157,6 @@ def _recount(out: Path, manifest: DatasetManifest, shard: int) -> Counts:
 
 
 # -- making shards -------------------------------------------------------------------------------------
-
-Advance = Callable[[int, bool], None]
 
 
 @dataclass
@@ -218,9 +216,13 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
+def _unheard(count: int, fresh: bool) -> None:
+    """Progress that nobody asked for."""
+
+
 def _run_in_worker(shard: int) -> Counts:
     assert _JOB is not None
-    return _JOB.run(shard, lambda count, fresh: None)
+    return _JOB.run(shard, _unheard)
 
 
 def _run_in_workers(job: _Job, shards: list[int], processes: int, advance: Advance) -> Counts:
@@ -245,32 +247,3 @@ def _run_in_workers(job: _Job, shards: list[int], processes: int, advance: Advan
     finally:
         executor.shutdown(cancel_futures=True)
     return counts
-
-
-# -- progress ------------------------------------------------------------------------------------------
-
-
-class _Speed(ProgressColumn):
-    """Fresh trajectories a second."""
-
-    def render(self, task: Task) -> Text:
-        elapsed = task.elapsed or 0.0
-        return Text(f"{task.fields['fresh'] / elapsed:,.0f} trajectories/s" if elapsed else "")
-
-
-@contextmanager
-def _progress(console: Console | None, manifest: DatasetManifest) -> Iterator[Advance]:
-    if console is None:
-        yield lambda count, fresh: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as shown:
-        task = shown.add_task(f"{manifest.scenario} {manifest.policy}", total=manifest.trajectories, fresh=0)
-        fresh_so_far = 0
-
-        def advance(count: int, fresh: bool) -> None:
-            nonlocal fresh_so_far
-            fresh_so_far += count if fresh else 0
-            shown.update(task, advance=count, fresh=fresh_so_far)
-
-        yield advance

@@ -9,10 +9,7 @@ card.json, README.md
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,9 @@ from typing import Any
 import orjson
 
 from toolenv.agents.card import Counts, render_card
-from toolenv.agents.records import MANIFEST, whole_file
+from toolenv.agents.records import MANIFEST, read_trajectories, whole_file
 from toolenv.agents.rollout import Attempt
-from toolenv.scenarios.loading import Scenario, parse_scenario
+from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario, shipped_scenarios
 from toolenv.tools.errors import OperatorError, RecordError
 
 SCENARIO_FILE, TOOLS_FILE, CARD_FILE, README_FILE = "scenario.yaml", "tools.json", "card.json", "README.md"
@@ -30,10 +27,6 @@ SCENARIO_FILE, TOOLS_FILE, CARD_FILE, README_FILE = "scenario.yaml", "tools.json
 
 class DatasetMismatch(OperatorError):
     """The folder holds a dataset of another configuration."""
-
-
-class DatasetBusy(OperatorError):
-    """Another process is writing to the folder."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +88,25 @@ def read_manifest(folder: str | Path) -> DatasetManifest:
 def scenario_of(dataset: str | Path) -> Scenario:
     """The scenario that a dataset was collected from: a folder, or a file in one.
 
+    Where the folder does not keep it, it is the shipped scenario of the first record's name, if that is the very
+    version that was recorded.
+
     Raises:
-        RecordError: the folder does not keep it.
+        RecordError: the dataset is missing or damaged, or its scenario is not known.
     """
     dataset = Path(dataset)
-    path = (dataset if dataset.is_dir() else dataset.parent) / SCENARIO_FILE
-    try:
+    path = (dataset.parent if dataset.is_file() else dataset) / SCENARIO_FILE
+    if path.is_file():
         return parse_scenario(path.read_bytes(), str(path))
-    except OSError:
-        raise RecordError(f"{path}: no such file, so the scenario must be named") from None
+    unknown = f"{path}: no such file, so the scenario must be named"
+    if (first := next(read_trajectories(dataset), None)) is None:
+        raise RecordError(unknown)
+    if first.scenario in shipped_scenarios():
+        shipped = load_scenario(first.scenario)
+        if shipped.version == first.scenario_version:
+            return shipped
+        unknown += f"; the {first.scenario} that ships is {shipped.version}, and {first.scenario_version} was recorded"
+    raise RecordError(unknown)
 
 
 def write_card(out: Path, manifest: DatasetManifest, counts: Counts, **more: Any) -> None:
@@ -131,17 +134,3 @@ def write_context(out: Path, manifest: DatasetManifest, scenario: Scenario) -> N
 def _write(path: Path, data: bytes) -> None:
     with whole_file(path) as stream:
         stream.write(data)
-
-
-@contextmanager
-def sole_writer(out: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel gives it back when this process ends, however it ends."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DatasetBusy(f"{out}: another process is writing to this folder") from None
-        yield
-    finally:
-        os.close(descriptor)

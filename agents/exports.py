@@ -13,27 +13,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from toolenv.agents.records import read_trajectories, whole_file
+from toolenv.agents.dataset import TOOLS_FILE
+from toolenv.agents.formats import Format
+from toolenv.agents.records import read_trajectories, whole_file, write_parquet
 from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import RecordError
 
 Row = dict[str, Any]
-
-
-class Format(StrEnum):
-    """The formats."""
-
-    OPENAI = "openai"
-    TRL = "trl"
-    SHAREGPT = "sharegpt"
 
 
 def export(trajectories: Iterable[Trajectory], format: str, tools: Sequence[Json]) -> Iterator[Row]:
@@ -43,36 +36,46 @@ def export(trajectories: Iterable[Trajectory], format: str, tools: Sequence[Json
         tools: specs in OpenAI's form, such as `toolbox.to_openai()`.
 
     Raises:
-        ValueError: there is no such format.
+        ValueError: there is no such format of messages.
     """
-    write = _FORMATS[Format(format)][0]
+    write = _message_format(format)[0]
     return (write(trajectory.messages, list(tools)) for trajectory in trajectories)
 
 
 def import_messages(row: Row, format: str) -> list[Message]:
     """The canonical messages of an exported row."""
-    read = _FORMATS[Format(format)][1]
+    read = _message_format(format)[1]
     return read(row)
 
 
 def export_dataset(folder: str | Path, format: str, *, successful_only: bool = False) -> Path:
-    """Write `export-<format>.jsonl` beside the shards of a dataset; the file's path.
+    """Write `export-<format>.jsonl` (or `trajectories.parquet`) beside the shards of a dataset; the file's path.
 
     Raises:
         RecordError: the dataset is damaged, or its `tools.json` is missing.
         ValueError: there is no such format.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise RecordError(f"{folder}: a file; name the folder of a dataset")
+    form = Format(format)
+    if form is Format.PARQUET:
+        path = folder / "trajectories.parquet"
+        write_parquet(_chosen(folder, successful_only), path)
+        return path
     try:
-        tools = orjson.loads((folder / "tools.json").read_bytes())
+        tools = orjson.loads((folder / TOOLS_FILE).read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
-        raise RecordError(f"{folder / 'tools.json'}: {error}") from None
-    path = folder / f"export-{Format(format)}.jsonl"
-    trajectories = (t for t in read_trajectories(folder) if t.success or not successful_only)
+        raise RecordError(f"{folder / TOOLS_FILE}: {error}") from None
+    path = folder / f"export-{form}.jsonl"
     with whole_file(path) as stream:
-        for row in export(trajectories, format, tools):
+        for row in export(_chosen(folder, successful_only), form, tools):
             stream.write(orjson.dumps(row) + b"\n")
     return path
+
+
+def _chosen(folder: Path, successful_only: bool) -> Iterator[Trajectory]:
+    return (trajectory for trajectory in read_trajectories(folder) if trajectory.success or not successful_only)
 
 
 # -- OpenAI --------------------------------------------------------------------------------------------
@@ -192,3 +195,12 @@ _FORMATS: dict[Format, tuple[Callable[[list[Message], list[Json]], Row], Callabl
     Format.TRL: (_to_trl, _from_trl),
     Format.SHAREGPT: (_to_sharegpt, _from_sharegpt),
 }
+
+
+MESSAGE_FORMATS = tuple(_FORMATS)
+
+
+def _message_format(name: str) -> tuple[Callable[[list[Message], list[Json]], Row], Callable[[Row], list[Message]]]:
+    if (form := Format(name)) not in _FORMATS:
+        raise ValueError(f"{name} keeps records, not messages; formats of messages are: {', '.join(_FORMATS)}")
+    return _FORMATS[form]

@@ -12,7 +12,8 @@ from itertools import product
 
 from rich.table import Table
 
-from toolenv.agents.filters import FILTERS, GuidedRun
+from toolenv.agents.filters import FILTERS
+from toolenv.agents.intervals import wilson
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.tools.calls import Json
@@ -96,18 +97,26 @@ class FilterScore:
             "false_negatives": self.false_negatives,
             "true_negatives": self.true_negatives,
             "precision": self.precision,
-            "precision_interval": wilson(self.true_positives, self.true_positives + self.false_positives),
+            "precision_interval": _interval(self.true_positives, self.true_positives + self.false_positives),
             "recall": self.recall,
-            "recall_interval": wilson(self.true_positives, self.true_positives + self.false_negatives),
+            "recall_interval": _interval(self.true_positives, self.true_positives + self.false_negatives),
             "f1": self.f1,
             "mistakes": dict(self.mistakes),
         }
 
 
+def is_labelled(trajectory: Trajectory) -> bool:
+    """Whether every fault of the trajectory's policy is recorded."""
+    return trajectory.policy.partition(":")[0] in ("oracle", "faulty")
+
+
 def score_filters(trajectories: Iterable[Trajectory], sampler: Sampler) -> list[FilterScore]:
-    """Compare each filter with its truth. The trajectories should be the faulty policy's: others carry no labels."""
+    """Compare each filter with its truth, on the trajectories of the oracle and the faulty policy: of others (a model,
+    random calls) nobody recorded what is wrong with them, so they are not counted."""
     scores = [FilterScore(name) for name in FILTERS]
     for trajectory in trajectories:
+        if not is_labelled(trajectory):
+            continue
         for score in scores:
             dropped = not FILTERS[score.name](trajectory, sampler).keep
             bad = TRUTHS[score.name](trajectory, sampler)
@@ -132,18 +141,12 @@ def score_table(scores: Iterable[FilterScore]) -> Table:
 
 
 def _cell(part: int, whole: int) -> str:
-    interval = wilson(part, whole)
+    interval = _interval(part, whole)
     return "–" if interval is None else f"{part / whole:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float] | None:
-    """The 95% Wilson score interval of a share; None of nothing."""
-    if n == 0:
-        return None
-    share, spread = successes / n, z * z / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * (share * (1 - share) / n + spread / (4 * n)) ** 0.5
-    return (max(0.0, middle - half) if successes else 0.0), (min(1.0, middle + half) if successes < n else 1.0)
+def _interval(part: int, whole: int) -> tuple[float, float] | None:
+    return wilson(part, whole) if whole else None
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -165,11 +168,12 @@ def _gold_digests(sampler: Sampler, task_id: str) -> Iterator[str]:
 
 def _digest_after(task: Task, route: int, choice: Sequence[int]) -> str:
     """Carry out a plan in a fresh world; at step `i` the call `choice[i]`."""
-    world, run = task.world.open(), GuidedRun(task, route)
+    world, run = task.world.open(), task.compiled.plans[route].guided(task.variables)
     try:
         while options := run.options():
-            name, arguments = options[choice[run.position]]
-            run.feed(name, task.scenario.toolbox.dispatch(world, name, arguments).content)
+            option = choice[run.position]
+            call = options[option]
+            run.feed(task.scenario.toolbox.dispatch(world, call.name, call.arguments).content, option)
         return world.digest()
     finally:
         world.close()

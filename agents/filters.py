@@ -5,13 +5,11 @@ A filter looks at what an agent did, never at labels. How right it is, `filter_s
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import orjson
 
@@ -24,17 +22,16 @@ from toolenv.agents.dataset import (
     write_card,
     write_context,
 )
+from toolenv.agents.grounding import identifier_uses
 from toolenv.agents.records import SHARD, read_trajectories, whole_folder
-from toolenv.agents.trajectory import Step, Trajectory
+from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.actions import Call
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.scenarios.templates import TemplateError
 from toolenv.tools.calls import Json, json_text
-from toolenv.tools.errors import InvalidArguments, MalformedCall, UnknownTool
+from toolenv.tools.errors import INVALID_CALLS
 from toolenv.tools.toolbox import Toolbox
-
-_UNUSABLE = frozenset({MalformedCall.type, InvalidArguments.type, UnknownTool.type})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +54,7 @@ def _drop(reason: str) -> Verdict:
 
 
 def hallucinated_arguments(trajectory: Trajectory, sampler: Sampler) -> Verdict:
-    """Drop it if an identifier was used that nothing had shown before: neither the policy nor the request, nor an
-    earlier reply, nor the tool's schema."""
+    """Drop it if an identifier was used that nothing had shown before; see `grounding.py`."""
     for use in identifier_uses(trajectory, sampler.scenario.toolbox):
         if not use.seen:
             return _drop(f"step {use.step}: {use.argument} {use.value!r} was never seen")
@@ -94,7 +90,7 @@ def wrong_state(trajectory: Trajectory, sampler: Sampler) -> Verdict:
 def malformed_calls(trajectory: Trajectory, sampler: Sampler) -> Verdict:
     """Drop it if an action could not be read, named no tool, or broke the tool's schema."""
     for number, step in enumerate(trajectory.steps, 1):
-        if step.error in _UNUSABLE:
+        if step.error in INVALID_CALLS:
             return _drop(f"step {number}: {step.error}")
     return _KEEP
 
@@ -107,74 +103,6 @@ FILTERS: Mapping[str, Filter] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class IdentifierUse:
-    """An identifier that a call passed.
-
-    Attributes:
-        step: its number, from 1.
-        seen: whether the value stood in the policy, the request, an earlier reply or the tool's schema.
-    """
-
-    step: int
-    argument: str
-    value: str
-    seen: bool
-
-
-def identifier_uses(trajectory: Trajectory, toolbox: Toolbox) -> Iterator[IdentifierUse]:
-    """Every identifier that the calls of a trajectory pass. The share that is not seen is argument hallucination."""
-    texts = [trajectory.system, trajectory.instruction]
-    for number, step in enumerate(trajectory.steps, 1):
-        for argument, value in _identifier_arguments(step, toolbox):
-            seen = any(_occurs(value, text) for text in texts) or value in _enumerated(toolbox, step.tool)
-            yield IdentifierUse(number, argument, value, seen)
-        texts.append(step.observation)
-
-
-def _identifier_arguments(step: Step, toolbox: Toolbox) -> Iterator[tuple[str, str]]:
-    """(argument, value) for every identifier that a call passes; of a list, each item."""
-    action = step.parsed
-    if not isinstance(action, Call) or action.name not in toolbox:
-        return
-    for argument in toolbox[action.name].identifiers:
-        value = action.arguments.get(argument)
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, str | int | float) and not isinstance(item, bool) and item != "":
-                yield argument, str(item)
-
-
-def _occurs(value: str, text: str) -> bool:
-    """Whether an identifier stands in a text as a whole word, in whatever case."""
-    at, text, value = 0, text.lower(), value.lower()
-    while (at := text.find(value, at)) >= 0:
-        end = at + len(value)
-        if not (_JOINS_BEFORE.search(text, 0, at) or _JOINS_AFTER.match(text, end)):
-            return True
-        at += 1
-    return False
-
-
-_JOINS_BEFORE = re.compile(r"[\w.+@-]\Z")
-_JOINS_AFTER = re.compile(r"[\w@-]|\.\w")
-
-
-@lru_cache(1_024)
-def _enumerated(toolbox: Toolbox, tool: str | None) -> frozenset[str]:
-    """The values that a tool's schema itself names."""
-    return frozenset(_enum_values(toolbox[tool].spec.parameters)) if tool in toolbox and tool else frozenset()
-
-
-def _enum_values(schema: Json) -> Iterator[str]:
-    if isinstance(schema, dict):
-        yield from (str(value) for value in schema.get("enum", ()) if isinstance(schema.get("enum"), list))
-        for item in schema.values():
-            yield from _enum_values(item)
-    elif isinstance(schema, list):
-        for item in schema:
-            yield from _enum_values(item)
-
-
 _COMPLETE, _UNKNOWN = "", "?"
 
 
@@ -185,23 +113,23 @@ def _follow(task: Task, route: int, trajectory: Trajectory) -> str:
     made = [
         (step.tool, _identifiers(step.parsed, toolbox), step)
         for step in trajectory.steps
-        if step.tool in toolbox and step.error not in _UNUSABLE
+        if step.tool in toolbox and step.error not in INVALID_CALLS
     ]
     planned = {call.name for step in task.compiled.plans[route].steps for call in step.calls}
-    run = GuidedRun(task, route)
+    run = task.compiled.plans[route].guided(task.variables)
     try:
         while options := run.options():
-            wanted = [(name, _values(name, arguments, toolbox)) for name, arguments in options]
+            wanted = [(call.name, _values(call.name, call.arguments, toolbox)) for call in options]
             found = next((at for at, (tool, values, _) in enumerate(made) if (tool, values) in wanted), None)
             if found is None:
                 reads = [values for name, values in wanted if not toolbox[name].writes and values]
                 instead = ((tool not in planned and step.effect == "read", values) for tool, values, step in made)
                 found = next((at for at, (free, values) in enumerate(instead) if free and values in reads), None)
             if found is None:
-                name, arguments = options[0]
-                return f"{name} {json_text(arguments)}"
-            tool, _, step = made.pop(found)
-            run.feed(tool, orjson.loads(step.observation))
+                return f"{options[0].name} {json_text(options[0].arguments)}"
+            tool, values, step = made.pop(found)
+            option = next((at for at, call in enumerate(wanted) if call == (tool, values)), 0)
+            run.feed(orjson.loads(step.observation), option)
     except TemplateError:
         return _UNKNOWN
     return _COMPLETE
@@ -215,33 +143,6 @@ def _values(tool: str, arguments: Mapping[str, Json], toolbox: Toolbox) -> froze
     """The identifiers among a call's arguments."""
     given = (arguments.get(name) for name in toolbox[tool].identifiers)
     return frozenset(str(value).lower() for value in given if value is not None)
-
-
-class GuidedRun:
-    """A plan whose calls are chosen from outside: at each step one says which of its calls was made."""
-
-    def __init__(self, task: Task, route: int) -> None:
-        self._steps = task.compiled.plans[route].steps
-        self._context: dict[str, Any] = dict(task.variables)
-        self.position = -1
-
-    def options(self) -> list[tuple[str, dict[str, Json]]]:
-        """The calls that serve the next step, the preferred one first; none before the answer."""
-        for position in range(self.position + 1, len(self._steps)):
-            step, self.position = self._steps[position], position
-            if step.when is None or step.when(self._context):
-                return [(call.name, call.arguments(self._context)) for call in step.calls]
-        return []
-
-    def feed(self, tool: str | None, content: Json) -> None:
-        """Take in the reply to the call that was made."""
-        step = self._steps[self.position]
-        if step.name is None:
-            return
-        call = next((call for call in step.calls if call.name == tool), step.calls[0])
-        if call.take is not None and not (isinstance(content, dict) and "error" in content):
-            content = call.take({**self._context, "result": content})
-        self._context[step.name] = content
 
 
 # -- datasets ------------------------------------------------------------------------------------------
@@ -260,24 +161,34 @@ class FilterReport:
     rejected_by: dict[str, int] = field(default_factory=dict)
 
 
-def filter_dataset(path: str | Path, filters: Iterable[str], out: str | Path) -> FilterReport:
+def filter_dataset(
+    path: str | Path,
+    filters: Iterable[str],
+    out: str | Path,
+    *,
+    scenario: Scenario | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FilterReport:
     """Split a dataset into two, `out/kept` and `out/rejected`; the reasons stand in `out/rejected/reasons.jsonl`.
 
     `out` appears when all is written.
 
     Args:
-        path: a dataset's folder, or a file of trajectories with the scenario's file beside it.
+        path: a dataset's folder, or a file of trajectories.
+        scenario: where `scenario_of` does not find it.
+        progress: called with 1 after each trajectory.
 
     Raises:
         ValueError: there is no filter of a name.
         RecordError: the dataset is damaged or incomplete.
         DatasetMismatch: `out` holds something.
+        DatasetBusy: another process is writing it.
     """
     names = list(dict.fromkeys(filters))
     if unknown := [name for name in names if name not in FILTERS]:
         raise ValueError(f"there is no filter {unknown[0]!r}; there is: {', '.join(FILTERS)}")
     path, out = Path(path), Path(out)
-    scenario = scenario_of(path)
+    scenario = scenario_of(path) if scenario is None else scenario
     manifest = read_manifest(path) if path.is_dir() else _manifest_of_file(path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetMismatch(f"{out} holds something already. Choose another folder.")
@@ -294,6 +205,8 @@ def filter_dataset(path: str | Path, filters: Iterable[str], out: str | Path) ->
                     report.rejected_by[name] += 1
                 if against:
                     reasons.write(orjson.dumps({"id": trajectory.id, "reasons": against}) + b"\n")
+                if progress is not None:
+                    progress(1)
         kept.describe(names)
         rejected.describe(names)
     report.kept, report.rejected = kept.counts.trajectories, rejected.counts.trajectories

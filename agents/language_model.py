@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolenv.agents.dialects import END, ToolenvDialect
+from toolenv.agents.dialects import HermesDialect, ToolenvDialect
 from toolenv.agents.policy import Decision, Episode
 from toolenv.envs.actions import Action, Malformed
 from toolenv.envs.turn import Message
+from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.identifiers import Aliases
 from toolenv.tools.toolbox import Toolbox
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 STYLE_FILE = "toolenv.json"
 DEFAULT_MAX_NEW_TOKENS = 160
+ASSISTANT = "<|assistant|>"
+DIALECTS: dict[str, ToolenvDialect | HermesDialect] = {
+    dialect.name: dialect for dialect in (ToolenvDialect(), HermesDialect())
+}
 
 
 class ModelError(OperatorError):
@@ -37,7 +42,7 @@ class PromptStyle:
     """What a student is shown of a conversation.
 
     Attributes:
-        dialect: how calls are written.
+        dialect: how calls are written: "toolenv" for our own models, "hermes" for any other chat model.
         aliases: show identifiers as short aliases, one token each.
         system: show the system message. A specialist of one scenario has it in its weights.
         tools: show the names of the tools in the system message.
@@ -47,6 +52,10 @@ class PromptStyle:
     aliases: bool = True
     system: bool = False
     tools: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise ModelError(f"there is no dialect {self.dialect!r}; there is: {', '.join(DIALECTS)}")
 
     @classmethod
     def load(cls, folder: Path) -> PromptStyle:
@@ -62,8 +71,7 @@ class PromptStyle:
             raise ModelError(f"{path}: missing; was the model trained by toolenv?") from None
         except ValueError as error:
             raise ModelError(f"{path}: not JSON: {error}") from None
-        unknown = set(data) - {item.name for item in fields(cls)}
-        if unknown:
+        if unknown := set(data) - {item.name for item in fields(cls)}:
             raise ModelError(f"{path}: {min(unknown)}: unknown field")
         return cls(**data)
 
@@ -75,11 +83,14 @@ class Prompter:
     """Turns one conversation into a student's text, and the student's actions back.
 
     The same object must see the whole conversation in order: aliases are numbered as identifiers appear.
+
+    Args:
+        tokenizer: whose chat template is used; the toolenv dialect needs none.
     """
 
-    def __init__(self, style: PromptStyle, toolbox: Toolbox) -> None:
-        self._style, self._toolbox = style, toolbox
-        self._dialect = ToolenvDialect()
+    def __init__(self, style: PromptStyle, toolbox: Toolbox, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self._style, self._toolbox, self._tokenizer = style, toolbox, tokenizer
+        self.dialect = DIALECTS[style.dialect]
         self._aliases = Aliases(toolbox.shown_identifiers) if style.aliases else None
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
@@ -88,20 +99,66 @@ class Prompter:
         kept = [message for message in shown if message["role"] != "system" or message["content"]]
         return kept if self._aliases is None else [_hide(self._aliases, message) for message in kept]
 
-    def text(self, messages: Sequence[Message]) -> str:
-        """What stands in the student's context for these messages."""
-        return self._dialect.render_messages(self.messages(messages))
-
     def action(self, text: str) -> Action:
         """What the student's text stands for, with real identifiers."""
-        action = self._dialect.parse(text)
+        action = self.dialect.parse(text)
         if self._aliases is None or isinstance(action, Malformed):
             return action
         return type(action)(**self._aliases.reveal({name: getattr(action, name) for name in action.__slots__}))
 
+    def pieces(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+        """A whole conversation as text, in pieces: (text, whether the student writes it).
+
+        Raises:
+            ModelError: the chat template rewrites what came before when a message is added.
+        """
+        shown = self.messages(messages)
+        if isinstance(self.dialect, HermesDialect):
+            return self._template_pieces(self.dialect.to_chat(shown, self._tools()))
+        pieces: list[tuple[str, bool]] = []
+        for message in shown:
+            text = self.dialect.render_messages([message])
+            if message["role"] == "assistant":
+                pieces += [(ASSISTANT, False), (text.removeprefix(ASSISTANT), True)]
+            else:
+                pieces.append((text, False))
+        return pieces
+
+    def context(self, messages: Sequence[Message]) -> str:
+        """The text after which the student writes its next turn.
+
+        Args:
+            messages: the whole conversation; in the toolenv dialect also those since the student's last turn.
+        """
+        shown = self.messages(messages)
+        if isinstance(self.dialect, HermesDialect):
+            return self._template(self.dialect.to_chat(shown, self._tools()), ask=True)
+        return self.dialect.render_messages(shown) + ASSISTANT
+
+    def _template_pieces(self, chat: list[dict[str, str]]) -> list[tuple[str, bool]]:
+        pieces: list[tuple[str, bool]] = []
+        done = ""
+        for i, message in enumerate(chat):
+            if message["role"] != "assistant":
+                continue
+            for text, own in ((self._template(chat[:i], ask=True), False), (self._template(chat[: i + 1]), True)):
+                if not text.startswith(done):
+                    raise ModelError("the model's chat template rewrites earlier turns; it can not be trained on")
+                pieces.append((text[len(done) :], own))
+                done = text
+        return pieces
+
+    def _template(self, chat: list[dict[str, str]], *, ask: bool = False) -> str:
+        if self._tokenizer is None or not self._tokenizer.chat_template:
+            raise ModelError("the model's tokenizer has no chat template")
+        return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=ask))
+
+    def _tools(self) -> list[Json]:
+        return self._toolbox.to_openai() if self._style.tools else []
+
     def _system(self, message: Message) -> Message:
         content = str(message["content"]) if self._style.system else ""
-        if self._style.tools:
+        if self._style.tools and isinstance(self.dialect, ToolenvDialect):
             lines = [f"{spec.name}({', '.join(spec.parameters['properties'])})" for spec in self._toolbox.specs]
             content += "\n" + "\n".join(lines)
         return {**message, "content": content}
@@ -136,7 +193,9 @@ class LanguageModelPolicy:
     ) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # its bar for loading weights
         folder = Path(path)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here: config.json is missing")
@@ -146,7 +205,9 @@ class LanguageModelPolicy:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
         self.model: PreTrainedModel = model.to(device).eval()
         self.max_new_tokens = max_new_tokens
-        self._end = int(self.tokenizer.convert_tokens_to_ids(END))
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(f"{folder}: the tokenizer has no end-of-sequence token")
+        self._end = int(self.tokenizer.eos_token_id)
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:
         contexts = [self._context(episode) for episode in episodes]
@@ -160,23 +221,32 @@ class LanguageModelPolicy:
         """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""
         memory = episode.memory
         if "prompter" not in memory:
-            memory.update(prompter=Prompter(self.style, episode.toolbox), ids=[], seen=0)
-        messages = episode.messages
+            memory.update(prompter=Prompter(self.style, episode.toolbox, self.tokenizer), ids=[], seen=0)
+        messages, prompter = episode.messages, memory["prompter"]
+        if self.style.dialect == HermesDialect.name:
+            # Chat templates are only known as a whole, so the conversation is rendered anew.
+            memory["ids"] = self._encode(prompter.context(messages))
+            return list(memory["ids"])
         new = messages[memory["seen"] :]
         # What the student itself wrote is in the ids already, from when it was sampled.
         if memory["seen"]:
-            memory["prompter"].messages(new[:1])
+            prompter.messages(new[:1])
             new = new[1:]
-        text = memory["prompter"].text(new) + "<|assistant|>"
-        memory["ids"] += self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        memory["ids"] += self._encode(prompter.context(new))
         memory["seen"] = len(messages)
         return list(memory["ids"])
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def _decide(self, episode: Episode, ids: list[int], logprobs: list[float]) -> Decision:
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         episode.memory["ids"] += ids
-        action = episode.memory["prompter"].action(text)
-        return Decision(action, text, tuple(ids), tuple(round(value, 5) for value in logprobs))
+        prompter = episode.memory["prompter"]
+        written = text.removesuffix(str(self.tokenizer.eos_token))
+        rounded = tuple(round(value, 5) for value in logprobs)
+        return Decision(prompter.action(written), text, prompter.dialect.spans(text), tuple(ids), rounded)
 
 
 def greedy_decode(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
+from toolenv.agents.dialects import Span
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.envs.turn import Message
 from toolenv.scenarios.sampler import Task
@@ -62,11 +63,13 @@ class Decision:
         action: goes to `env.step` as it is.
         text: what the policy wrote, if it writes text; else the record renders the action.
         token_ids: the sampled tokens of `text`, with their log-probabilities in nats.
+        spans: REASON and ACT in `text`; needed with it.
         labels: ground truth about the decision, such as an injected fault; kept in the record.
     """
 
     action: Any
     text: str | None = None
+    spans: tuple[Span, ...] = ()
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     labels: dict[str, Json] = field(default_factory=dict)

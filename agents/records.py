@@ -7,6 +7,8 @@ skipped: a RecordError names file, line (or row), field and rule.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gzip
 import os
 import shutil
@@ -18,16 +20,21 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
-import pyarrow as pa  # type: ignore[import-untyped]  # it has no types
-import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from toolenv.agents.trajectory import SCHEMA_VERSION, Trajectory
-from toolenv.tools.errors import RecordError
+from toolenv.tools.errors import OperatorError, RecordError
 
 MANIFEST = "manifest.json"
 SHARD = "part-{:05d}.jsonl"
 _ROWS_AT_ONCE = 500
 _VERSION_KEY = b"toolenv.schema_version"
+
+
+class DatasetBusy(OperatorError):
+    """Another process is writing to the folder."""
+
 
 _SCHEMA = pa.schema(
     [
@@ -133,20 +140,65 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears as `path`, which must be missing or empty, when the block ends; on an error it does not."""
-    partial = partial_name(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in (partial, *path.parent.glob(f".{path.name}.partial-*")):
-        shutil.rmtree(left_over, ignore_errors=True)
+    """A folder that appears as `path`, which must be missing or empty, when the block ends; on an error it does not.
+
+    What an earlier process left half done is cleared away.
+
+    Raises:
+        DatasetBusy: another process is making this folder.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with sole_writer(partial):
+        try:
+            for left_over in partial.iterdir():
+                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+            yield partial
+            for file in (partial, *partial.rglob("*")):
+                sync(file)
+            partial.replace(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel gives it back when this process ends, however it ends.
+
+    Raises:
+        DatasetBusy: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        partial.mkdir()
-        yield partial
-        for file in (partial, *partial.rglob("*")):
-            sync(file)
-        partial.replace(path)
-        sync(path.parent)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat())
+        except BlockingIOError:
+            held = False
+        if not held:  # or whoever held it until now has given the folder another name
+            raise DatasetBusy(f"{folder}: another process is writing to this folder")
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
+
+
+def require_writable(path: Path) -> None:
+    """Make sure that a file can be written as `path`, before the work of which it is to keep the result.
+
+    Raises:
+        OSError: it can not: it is a folder, or a folder above it is a file or may not be written to.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    above = path.absolute().parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
 
 
 def partial_name(path: Path) -> Path:

@@ -181,7 +181,7 @@ class ReplayPolicy:
         if position >= len(steps):
             raise RecordError(f"{episode.task.id}, trial {episode.trial}: no step {position + 1} was recorded")
         step = steps[position]
-        return Decision(step.action, step.text, step.token_ids, step.logprobs, step.labels)
+        return Decision(step.action, step.text, step.spans, step.token_ids, step.logprobs, step.labels)
 
 
 def _step_difference(number: int, step: Step, reward: float, info: dict[str, Any]) -> Difference | None:

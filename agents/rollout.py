@@ -120,7 +120,7 @@ def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
             error=info["error"],
             reward=reward,
             text=text,
-            spans=_DIALECT.spans(text),
+            spans=_DIALECT.spans(text) if decision.text is None else decision.spans,
             token_ids=decision.token_ids,
             logprobs=decision.logprobs,
             labels=decision.labels,

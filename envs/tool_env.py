@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,12 +17,13 @@ from toolenv.envs.spaces import Bytes, ToolCallSpace, generator_of, observation_
 from toolenv.envs.turn import Info, Message, Observation, Turn, observed_instruction
 from toolenv.scenarios.goals import Grade
 from toolenv.scenarios.loading import Scenario, load_scenario
-from toolenv.scenarios.sampler import Sampler, Task
+from toolenv.scenarios.sampler import MAX_SEED, Sampler, Task
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, SEEDS_PER_CYCLE, Split
-from toolenv.tools.calls import ToolResult, json_text
-from toolenv.tools.errors import SandboxLost
+from toolenv.tools.calls import WRITE, ToolResult, json_text
+from toolenv.tools.errors import RuleViolation, SandboxLost, ScenarioError
 from toolenv.tools.sandbox.contract import Sandbox, ToolSession
 from toolenv.tools.sandbox.embedded import make_sandbox
+from toolenv.tools.sandbox.lease import Lease
 from toolenv.tools.world import WorldSnapshot
 
 _SEEDS = {
@@ -40,17 +42,26 @@ class _Episode:
     step: int = 0
     messages: list[Message] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    writes: int = 0
     ended: bool = False
 
     def copy(self) -> _Episode:
-        return _Episode(self.task, self.instruction, self.step, self.messages.copy(), self.results.copy(), self.ended)
+        return replace(
+            self, messages=self.messages.copy(), results=self.results.copy(), violations=self.violations.copy()
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EnvSnapshot:
-    """The state of an episode. Two are equal exactly when task, world and conversation are, to the byte."""
+    """The state of an episode. Two are equal exactly when task, world and conversation are, to the byte.
+
+    It can be pickled, and goes on in another process as it would here.
+    """
 
     task_id: str
+    scenario_version: str
+    toolbox_version: str
     world: WorldSnapshot
     messages: tuple[Message, ...]
     ended: bool
@@ -79,20 +90,26 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
     Terminates when the agent answers. Truncates at the scenario's step limit, or when the sandbox is lost (then
         `info["reward_masked"]` is set).
     State: one world and one conversation; `snapshot()`, `restore()`, `fork()`.
+    A lost sandbox ends an episode in `step` only. `reset`, `fork`, `snapshot` and `restore` raise `SandboxLost`: there
+        is no episode that could end, or none that could go on. After a `reset` that raised, `reset` may be tried again.
     Info: `messages` that the turn added; at reset the task's id, family, difficulty and split, and the `tools`;
-        after a call its `effect` and `error` type; at the end `success` and `grade`. All of it follows from the seed.
+        after a call its `effect` and `error` type; at the end `success` and `grade`.
+        All of it follows from the seed. Messages and tools are the environment's own: copy them before changing
+        them.
 
     Args:
         scenario: a shipped scenario's name, a YAML file, or a loaded scenario.
         families: "train", "unseen", "all", or names of families.
         split: where seeds are drawn from when `reset` gets none. A seed that is given decides its own split.
-        max_steps: instead of the scenario's limit.
+        max_steps: instead of the scenario's limit; at least 1.
         reward: function of a step's event.
-        sandbox: where tools run.
+        sandbox: where tools run. One that is named belongs to the environment and its forks: it is closed when the
+            last of them is. One that is given is the caller's to close.
         render_mode: "ansi" or None.
 
     Raises:
         ScenarioError: the scenario's file is wrong; names file, line, field and rule.
+        ValueError: `max_steps` is below 1, or there is no such split or sandbox.
 
     Example:
         >>> import gymnasium, toolenv
@@ -105,7 +122,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
 
     observation_space: gymnasium.Space[Any]
     action_space: ToolCallSpace
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
+    # Gymnasium annotates it as an instance variable.
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]  # see above
 
     def __init__(
         self,
@@ -122,9 +140,14 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         self.sampler = Sampler(self.scenario, families)
         self.toolbox = self.scenario.toolbox
         self.split = Split(split)
-        self.max_steps = self.scenario.file.max_steps if max_steps is None else max_steps
+        self.max_steps = self.scenario.file.max_steps if max_steps is None else operator.index(max_steps)
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1; got {max_steps}")
         self.reward: Reward = OutcomeReward() if reward is None else reward
         self.sandbox = make_sandbox(sandbox) if isinstance(sandbox, str) else sandbox
+        self._lease = Lease(self.sandbox) if isinstance(sandbox, str) else None
+        if self._lease is not None:
+            self._lease.join(self)
         self.render_mode = render_mode
         self.observation_space = observation_space(self.max_steps)
         self.action_space = ToolCallSpace(self.toolbox)
@@ -141,13 +164,21 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         Args:
             options: `{"task": "crm/order_status/17"}` for that very task, `{"family": "order_status"}` for the
                 seed's task of that family.
+
+        Raises:
+            ValueError: the seed is no whole number from 0 to 2**63 - 1, or an option is unknown or not text.
+            ScenarioError: there is no such task or family.
+            SandboxLost: no world could be opened.
         """
+        seed = None if seed is None else _whole_seed(seed)
+        _require_known(options or {})
         if self._np_random is None and self._generator_state is not None:
             self._np_random = generator_of(self._generator_state)
         super().reset(seed=seed)
         task = self._pick(int(self.np_random.integers(*_SEEDS[self.split])) if seed is None else seed, options or {})
-        if self._session is not None:
-            self._session.close()
+        self._end_session()
+        if self._lease is not None:
+            self._lease.join(self)
         self._session = self.sandbox.open(task.world, self.toolbox)
         self._episode = _Episode(task, observed_instruction(task))
         turn = Turn.first(task, self._episode.instruction)
@@ -179,10 +210,10 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         return "\n".join(_render(message) for message in self._episode.messages)
 
     def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-        self._episode = None
+        """End the episode and give back what the environment holds."""
+        self._end_session()
+        if self._lease is not None:
+            self._lease.leave(self)
 
     # -- what else an episode can do ----------------------------------------------------------------
 
@@ -206,8 +237,13 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         """An independent environment in the same state of the same episode.
 
         Its `reset()` without a seed draws the task that this environment's would; its action space is unseeded.
+
+        Raises:
+            ResetNeeded: no episode has begun.
+            SandboxLost: the world could not be copied. This environment is as it was.
         """
         episode = self._begun()
+        session = self.session.fork()
         other = ToolEnv.__new__(ToolEnv)
         other.__dict__.update(self.__dict__)
         if self._np_random is not None:
@@ -215,19 +251,36 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         other._np_random = None
         other.action_space = self.action_space.fork()
         other._episode = episode.copy()
-        other._session = self.session.fork()
+        other._session = session
+        if self._lease is not None:
+            self._lease.join(other)
         return other
 
     def snapshot(self) -> EnvSnapshot:
         """The state of the episode as a value."""
         episode = self._begun()
         return EnvSnapshot(
-            episode.task.id, self.session.snapshot(), tuple(episode.messages), episode.ended, episode.copy()
+            episode.task.id,
+            self.scenario.version,
+            self.toolbox.version,
+            self.session.snapshot(),
+            tuple(episode.messages),
+            episode.ended,
+            episode.copy(),
         )
 
     def restore(self, snapshot: EnvSnapshot) -> None:
-        """Go on from a snapshot, of this environment or of another of the same scenario."""
+        """Go on from a snapshot, of this environment or of another of the same scenario.
+
+        Raises:
+            ValueError: it is of another scenario or toolbox, or of another version of them, or it has taken as many
+                steps as this environment allows.
+            SandboxLost: the world could not be made. If it was this environment's own that is lost, `reset`.
+        """
+        self._require_fitting(snapshot)
         if self._session is None:
+            if self._lease is not None:
+                self._lease.join(self)
             self._session = self.sandbox.open(snapshot.world.image, self.toolbox)
         self._session.restore(snapshot.world)
         self._episode = snapshot._episode.copy()
@@ -235,15 +288,42 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
     def grade(self, answer: str | None = None) -> Grade:
         """How the episode would be graded if it ended now with this answer."""
         episode = self._begun()
-        return episode.task.grade(answer=answer, diff=self.session.diff(), results=episode.results)
+        return episode.task.grade(
+            answer=answer,
+            diff=self.session.diff(),
+            results=episode.results,
+            violations=episode.violations,
+            writes=episode.writes,
+        )
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _end_session(self) -> None:
+        session, self._session, self._episode = self._session, None, None
+        if session is not None:
+            session.close()
+
+    def _require_fitting(self, snapshot: EnvSnapshot) -> None:
+        """That the episode of the snapshot could have been played here."""
+        here = {"scenario": self.scenario.name, "scenario version": self.scenario.version}
+        there = {"scenario": snapshot.task_id.partition("/")[0], "scenario version": snapshot.scenario_version}
+        here["toolbox version"], there["toolbox version"] = self.toolbox.version, snapshot.toolbox_version
+        refused = "the snapshot can not be restored"
+        for name, value in here.items():
+            if there[name] != value:
+                raise ValueError(f"{refused}: its {name} is {there[name]}, and here it is {value}")
+        step = snapshot._episode.step
+        if step > self.max_steps or (step == self.max_steps and not snapshot.ended):
+            raise ValueError(f"{refused}: it has taken {step} steps, and here max_steps is {self.max_steps}")
 
     def _pick(self, seed: int, options: dict[str, Any]) -> Task:
         if "task" in options:
             return self.sampler.task_by_id(options["task"])
         if "family" in options:
-            return self.sampler.task_of(options["family"], seed)
+            family, every = options["family"], self.scenario.families
+            if family not in every:
+                raise ScenarioError([f"{self.scenario.name} has no family {family!r}; it has {', '.join(every)}"])
+            return self.sampler.task_of(family, seed)
         return self.sampler.task(seed)
 
     def _begun(self) -> _Episode:
@@ -271,11 +351,44 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             turn = Turn.called(episode.instruction, episode.step, action, result)
             if result.ok:
                 episode.results.append(result.text)
+                episode.writes += result.effect == WRITE
+            elif result.error == RuleViolation.type:
+                episode.violations.append(result.text)
         if episode.step < self.max_steps:
             return turn, StepEvent(result)
         turn.truncated = True
         grade = self.grade()
         return turn.graded(grade), StepEvent(result, grade)
+
+
+def _whole_seed(seed: object) -> int:
+    """A seed as Python's own integer; NumPy's are seeds, too."""
+    try:
+        if isinstance(seed, bool):
+            raise TypeError
+        whole = operator.index(seed)  # type: ignore[arg-type]  # what has no index raises TypeError
+    except TypeError:
+        whole = -1
+    if not 0 <= whole <= MAX_SEED:
+        raise ValueError(f"a seed is a whole number from 0 to 2**63 - 1; got {seed!r}")
+    return whole
+
+
+_OPTIONS = ("task", "family")
+
+
+def _require_known(options: object) -> None:
+    """That options of `reset` are what it knows."""
+    known = " or ".join(f'{{"{name}": ...}}' for name in _OPTIONS)
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options of reset are {known}; got {options!r}")
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            raise ValueError(f"reset has no option {name!r}; there is: {', '.join(_OPTIONS)}")
+        if not isinstance(value, str):
+            raise ValueError(f"the option {name!r} of reset is text; got {value!r}")
+    if len(options) > 1:
+        raise ValueError(f"reset takes one option: {known}; got both")
 
 
 def _render(message: Message) -> str:

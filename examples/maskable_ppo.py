@@ -14,7 +14,6 @@ test tasks after 60,000 steps, trained in 103 seconds.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from functools import partial
 
@@ -25,6 +24,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import toolenv  # noqa: F401  # registers the environments
+from toolenv.agents.intervals import wilson
 from toolenv.envs.wrappers import DiscreteActions
 
 FAMILIES = (
@@ -58,16 +58,7 @@ def success_rate(model: MaskablePPO, episodes: int) -> tuple[float, float, float
             observation, _, terminated, truncated, info = env.step(action)
             ended = terminated or truncated
         solved += info["success"]
-    return solved / episodes, *wilson_interval(solved, episodes)
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """The Wilson score interval of a share (Wilson 1927, eq. 4)."""
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return (centre - half) / scale, (centre + half) / scale
+    return solved / episodes, *wilson(solved, episodes)
 
 
 def main() -> None:

@@ -14,119 +14,50 @@ must succeed, at every seed
 must fail, at every seed
     idle          no call, and an empty answer or none
     guess         no call, and the right answer
-    parrot        no call, and "Done." or another seed's right answer
+    parrot        no call, and "All right." or another seed's right answer
     read_only     the gold plan with its writes only pretended
-    superfluous   the gold plan with one more write, to a row that it leaves alone
+    superfluous   the gold plan with one more write, to a row that it leaves alone; and with a write and its undoing,
+                  which leave the gold plan's state
+    dump          the gold plan with, before its answer, the answers of other seeds of the family or, where something
+                  is to be refused, of the other families that refuse; once as they are, once without identifiers
+    negated       the gold plan with "I could not do that: " before its answer, or "I have done it. " before a refusal
 
 must succeed at no more than RANDOM_LIMIT of the seeds
     random_valid  schema-valid calls with identifiers that exist, then another seed's right answer
 
 Where the plan calls nothing, the right answer alone is the solution: guess then does not apply, and parrot and
-random_valid answer "Done." only. Where it writes nothing, read_only does not apply. The report says so. What the
-audit does not prove: that instructions read well, or that there is no solution besides plan and routes.
+random_valid answer "All right." only. Where it writes nothing, read_only does not apply; dump does not where the other
+answers say the same, nor negated where the answer is to ask for something. The report says so. What the audit does not
+prove: that instructions read well, or that there is no solution besides plan and routes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
 from random import Random
 
-import orjson
-
+from toolenv.scenarios.audit_report import MUST_SUCCEED, AuditReport, Breach, FamilyReport, Outcome
 from toolenv.scenarios.goals import Grade
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.plan import CompiledPlan, PlanRun
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.scenarios.schema import Family, Step
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, mix
-from toolenv.tools.calls import ToolCall, ToolResult
-from toolenv.tools.errors import OperatorError, ScenarioError
+from toolenv.tools.calls import WRITE, ToolCall, ToolResult
+from toolenv.tools.errors import OperatorError, RuleViolation, ScenarioError
 from toolenv.tools.sampling import sample_arguments
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import World, WorldImage, quoted
 
-MUST_SUCCEED = ("gold", "alternative", "wording", "route", "commuting", "grounded")
-MUST_FAIL = ("idle", "guess", "parrot", "read_only", "superfluous")
-MAY_FAIL = ("random_valid",)
-POLICIES = (*MUST_SUCCEED, *MUST_FAIL, *MAY_FAIL)
-
 RANDOM_LIMIT = 0.5
 _WRITE_ATTEMPTS = 200
-_GENERIC_ANSWER = "Done."
-
-
-@dataclass(frozen=True, slots=True)
-class Breach:
-    """One expectation that does not hold: in which family, at which seed, for which policy, and how."""
-
-    family: str
-    seed: int
-    policy: str
-    failures: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.family}/{self.seed}: {self.policy}: {'; '.join(self.failures)}"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How often a policy was tried on a family, and how often it succeeded."""
-
-    tried: int = 0
-    succeeded: int = 0
-
-    @property
-    def rate(self) -> float:
-        return self.succeeded / self.tried if self.tried else 0.0
-
-
-@dataclass(slots=True)
-class FamilyReport:
-    """What the audit found out about a family.
-
-    Attributes:
-        steps: the fewest and the most steps of the gold plan, the answer included.
-        outcomes: policy -> how it did; policies that never applied are missing.
-        not_applicable: policy -> why it does not apply to this family.
-    """
-
-    family: str
-    difficulty: int
-    split: str
-    tags: list[str]
-    seeds: int = 0
-    steps: tuple[int, int] = (0, 0)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    not_applicable: dict[str, str] = field(default_factory=dict)
-    breaches: list[Breach] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.breaches
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """The whole audit; `ok` if there is no breach."""
-
-    scenario: str
-    version: str
-    seeds: tuple[int, ...]
-    families: tuple[FamilyReport, ...]
-
-    @property
-    def breaches(self) -> tuple[Breach, ...]:
-        return tuple(breach for family in self.families for breach in family.breaches)
-
-    @property
-    def ok(self) -> bool:
-        return not self.breaches
-
-    def to_json(self) -> str:
-        """The report as JSON text."""
-        return orjson.dumps({"ok": self.ok, **asdict(self)}, option=orjson.OPT_INDENT_2).decode()
+_GENERIC_ANSWER = "All right."
+_DUMPED_SEEDS = 12  # enough to name nearly all values of a closed list
+_DUMPED_CHARACTERS = 1_500
 
 
 def default_seeds(count: int = 40) -> tuple[int, ...]:
@@ -189,6 +120,9 @@ class _FamilyAudit:
         self.alternatives = [CompiledPlan(steps) for steps in _alternatives(family)]
         self.wordings = [CompiledPlan(steps) for steps in _wordings(family)]
         self.routes = [CompiledPlan(steps) for steps in family.routes]
+        kinds = {check.kind for check in family.goal.answer}
+        self.refuses, self.asks = "refuses" in kinds, "asks" in kinds
+        self.identifier = re.compile("|".join(kind.pattern for kind in self.toolbox.identifiers) or r"(?!)")
 
     def run(self, seeds: Sequence[int]) -> FamilyReport:
         golds: list[tuple[Task, _Episode]] = []
@@ -198,12 +132,14 @@ class _FamilyAudit:
                 golds.append((task, self._follow(task, task.start_plan())))
             except OperatorError as error:
                 self._breach(seed, "gold", [str(error)])
+        elsewhere = list(self._other_refusals(seeds)) if self.refuses else []
         for number, (task, gold) in enumerate(golds):
             others = [other.answer for _, other in (*golds[number + 1 :], *golds[:number])]
             other = next((answer for answer in others if answer != gold.answer), None)
             try:
                 self._must_succeed(task, gold)
                 self._must_fail(task, gold, other)
+                self._must_fail_by_its_answer(task, gold, others[:_DUMPED_SEEDS], elsewhere)
             except OperatorError as error:  # the goal itself can not be evaluated
                 self._breach(task.seed, "gold", [str(error)])
         self._summarise(golds)
@@ -257,9 +193,39 @@ class _FamilyAudit:
             self._expect_failure(task, "read_only", self._follow(task, task.start_plan(), pretend_writes=True))
         if (damaged := self._with_superfluous_write(task, gold, rng)) is not None:
             self._expect_failure(task, "superfluous", damaged)
+        if (undone := self._with_undone_write(task, gold, rng)) is not None:
+            self._expect_failure(task, "superfluous", undone)
         answer = other_answer if gold.calls and other_answer is not None else _GENERIC_ANSWER
         wild = self._random_valid(task, rng, rng.randint(1, len(gold.calls) + 2), answer)
         self._count(task, "random_valid", _grade(task, wild).success, None)
+
+    def _must_fail_by_its_answer(
+        self, task: Task, gold: _Episode, others: Sequence[str | None], elsewhere: Sequence[str | None]
+    ) -> None:
+        """The gold calls with an answer that says too much, or what is not so."""
+        assert gold.answer is not None
+        for bare, dumped in product((False, True), (others, elsewhere)):
+            own = self._without_identifiers(gold.answer) if bare else gold.answer
+            texts = [self._without_identifiers(text) if bare else text for text in dumped if text is not None]
+            foreign = list(dict.fromkeys(text for text in texts if text != own))
+            if foreign:
+                dump = " ".join([*foreign, gold.answer])[-_DUMPED_CHARACTERS:]
+                self._expect_failure(task, "dump", replace(gold, answer=dump))
+        if not self.asks:
+            before = "I have done it. " if self.refuses else "I could not do that: "
+            self._expect_failure(task, "negated", replace(gold, answer=before + gold.answer))
+
+    def _without_identifiers(self, text: str) -> str:
+        return self.identifier.sub("it", text)
+
+    def _other_refusals(self, seeds: Sequence[int]) -> Iterator[str | None]:
+        """Answers of the scenario's other families that refuse."""
+        for name, family in self.scenario.families.items():
+            if name != self.name and any(check.kind == "refuses" for check in family.goal.answer):
+                for seed in seeds[:2]:
+                    with suppress(OperatorError):  # that family's own audit tells
+                        task = self.sampler.task_of(name, seed)
+                        yield self._follow(task, task.start_plan()).answer
 
     def _without_calls(self, task: Task, answer: str | None) -> _Episode:
         return _Episode(task.world.open(), [], [], answer)
@@ -275,6 +241,31 @@ class _FamilyAudit:
             rows = {(change.table, *change.key.values()) for change in world.diff()}
             if result.ok and rows - touched:
                 return _Episode(world, [*gold.calls, call], [*gold.results, result], gold.answer)
+        return None
+
+    def _with_undone_write(self, task: Task, gold: _Episode, rng: Random) -> _Episode | None:
+        """The gold episode with a write and another that takes it back, by the same tool with one other choice."""
+        choices = {
+            tool.name: (argument, schema["enum"])
+            for tool in self.toolbox
+            for argument, schema in tool.spec.parameters["properties"].items()
+            if tool.writes and "enum" in schema
+        }
+        digest = gold.world.digest()
+        for _ in range(_WRITE_ATTEMPTS if choices else 0):
+            name = rng.choice(list(choices))
+            argument, values = choices[name]
+            arguments = sample_arguments(self.toolbox[name], rng, _pool(task.world, self.toolbox))
+            world = gold.world.fork()
+            done = self._dispatch(world, ToolCall(name, arguments))
+            if not done.ok or world.digest() == digest:
+                continue
+            for value in values:
+                undoing = ToolCall(name, {**arguments, argument: value})
+                undone = self._dispatch(world, undoing)
+                if undone.ok and world.digest() == digest:
+                    calls = [*gold.calls, ToolCall(name, arguments), undoing]
+                    return _Episode(world, calls, [*gold.results, done, undone], gold.answer)
         return None
 
     def _random_valid(self, task: Task, rng: Random, count: int, answer: str) -> _Episode:
@@ -342,6 +333,8 @@ class _FamilyAudit:
             "guess": "the plan calls nothing: the right answer is the solution",
             "read_only": "the plan writes nothing",
             "superfluous": "no write of the toolbox succeeded",
+            "dump": "the other answers say the same",
+            "negated": "the answer asks for something, and may say what can not be done without it",
         }
         report.not_applicable = {p: why for p, why in reasons.items() if p not in report.outcomes} if golds else {}
         lucky = report.outcomes.get("random_valid", Outcome())
@@ -350,7 +343,13 @@ class _FamilyAudit:
 
 
 def _grade(task: Task, episode: _Episode) -> Grade:
-    return task.grade(answer=episode.answer, diff=episode.world.diff(), results=episode.texts)
+    return task.grade(
+        answer=episode.answer,
+        diff=episode.world.diff(),
+        results=episode.texts,
+        violations=[result.text for result in episode.results if result.error == RuleViolation.type],
+        writes=sum(result.ok and result.effect == WRITE for result in episode.results),
+    )
 
 
 # -- variants of the gold plan -------------------------------------------------------------------------

@@ -6,18 +6,21 @@ when the file is read and not when the first task is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
+from faker.config import AVAILABLE_LOCALES
 
 from toolenv.scenarios import templates
-from toolenv.scenarios.schema import Alternative, Change, Family, ScenarioFile, Step, Variable
+from toolenv.scenarios.schema import Alternative, Change, Family, ScenarioFile, Step, Variable, Worlds
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import World, WorldImage, quoted
 
 Place = tuple[str | int, ...]
 Problems = Iterator[tuple[Place, str]]
+Known = Mapping[str, Collection[str] | None]
+"""The variables so far; of a row its columns, of anything else None."""
 
 # Tools of a family work on the tables of one kind of population only; those of other families on any.
 _NEEDS: dict[str, str] = {"crm": "crm"}
@@ -29,6 +32,8 @@ def inconsistencies(file: ScenarioFile, toolbox: Toolbox, image: WorldImage) -> 
     Args:
         image: a world with the scenario's tables.
     """
+    if isinstance(file.population, Worlds) and file.population.locale not in AVAILABLE_LOCALES:
+        yield ("population", "locale"), f"Faker has no locale {file.population.locale!r}"
     for number, tools in enumerate(file.toolbox):
         kind = _NEEDS.get(tools, file.population.kind)
         if kind != file.population.kind:
@@ -45,11 +50,11 @@ def inconsistencies(file: ScenarioFile, toolbox: Toolbox, image: WorldImage) -> 
 
 
 def _family_problems(family: Family, toolbox: Toolbox, tables: World, place: Place) -> Problems:
-    known: set[str] = set()
+    known: dict[str, Collection[str] | None] = {}
     for name, variable in family.variables.items():
         here = (*place, "variables", name)
         yield from _variable_problems(variable, known, tables, here)
-        known.add(name)
+        known[name] = _columns_of(variable, tables)
         yield from _template_problems(variable.require, known, (*here, "require"))
     yield from _template_problems(family.phrasings, known, (*place, "phrasings"))
     yield from _plan_problems(family.plan, toolbox, known, (*place, "plan"))
@@ -64,7 +69,7 @@ def _family_problems(family: Family, toolbox: Toolbox, tables: World, place: Pla
 # -- variables and changes: tables, columns, SQL -------------------------------------------------------
 
 
-def _variable_problems(variable: Variable, known: set[str], tables: World, place: Place) -> Problems:
+def _variable_problems(variable: Variable, known: Known, tables: World, place: Place) -> Problems:
     here = (*place, variable.kind)
     keys = tables.image.keys
     if (drawn := variable.row or variable.absent) is not None and drawn.table not in keys:
@@ -82,7 +87,7 @@ def _variable_problems(variable: Variable, known: set[str], tables: World, place
         yield from _template_problems(variable.value, known, here)
 
 
-def _sql_problems(source: str, known: set[str], tables: World, place: Place) -> Problems:
+def _sql_problems(source: str, known: Known, tables: World, place: Place) -> Problems:
     problems = list(_template_problems(source, known, place))
     yield from problems
     if problems:
@@ -92,6 +97,21 @@ def _sql_problems(source: str, known: set[str], tables: World, place: Place) -> 
         tables.all(f"EXPLAIN {sql}", (None,) * len(parameters))
     except apsw.Error as error:
         yield place, f"SQL: {error}"
+
+
+def _columns_of(variable: Variable, tables: World) -> Collection[str] | None:
+    """The columns of a variable that is one row; None of another, or of SQL that is wrong."""
+    if variable.row is not None:
+        return tables.image.columns.get(variable.row.table)
+    if variable.query is None:
+        return None
+    try:
+        sql, parameters = templates.expressions_in(variable.query)
+        # One row of nulls, whatever the query gives on empty tables.
+        rows = tables.all(f"SELECT q.* FROM (SELECT 1) LEFT JOIN ({sql}) AS q LIMIT 1", (None,) * len(parameters))
+    except (apsw.Error, templates.TemplateError):
+        return None
+    return list(rows[0]) if rows else None
 
 
 def _change_problems(change: Change, tables: World, place: Place) -> Problems:
@@ -108,8 +128,8 @@ def _change_problems(change: Change, tables: World, place: Place) -> Problems:
 # -- plans: tools and arguments ------------------------------------------------------------------------
 
 
-def _plan_problems(plan: Sequence[Step], toolbox: Toolbox, variables: set[str], place: Place) -> Problems:
-    known = set(variables)
+def _plan_problems(plan: Sequence[Step], toolbox: Toolbox, variables: Known, place: Place) -> Problems:
+    known = dict(variables)
     for i, step in enumerate(plan):
         here = (*place, i)
         yield from _template_problems(step.when, known, (*here, "when"))
@@ -121,10 +141,10 @@ def _plan_problems(plan: Sequence[Step], toolbox: Toolbox, variables: set[str], 
             yield from _template_problems(alternative.think, known, (*here, "or", j, "think"))
             yield from _call_problems(alternative, toolbox, known, (*here, "or", j))
         if step.as_ is not None:
-            known.add(step.as_)
+            known[step.as_] = None
 
 
-def _call_problems(step: Step | Alternative, toolbox: Toolbox, known: set[str], place: Place) -> Problems:
+def _call_problems(step: Step | Alternative, toolbox: Toolbox, known: Known, place: Place) -> Problems:
     assert step.call is not None
     if step.call not in toolbox:
         yield (*place, "call"), f"there is no tool {step.call} in the toolbox"
@@ -135,13 +155,13 @@ def _call_problems(step: Step | Alternative, toolbox: Toolbox, known: set[str], 
     for argument in sorted(set(schema["required"]) - step.with_.keys()):
         yield (*place, "with"), f"{step.call} needs the argument {argument}"
     yield from _template_problems(step.with_, known, (*place, "with"))
-    yield from _template_problems(step.take, known | {"result"}, (*place, "take"))
+    yield from _template_problems(step.take, {**known, "result": None}, (*place, "take"))
 
 
 # -- templates -----------------------------------------------------------------------------------------
 
 
-def _template_problems(source: Any, known: set[str], place: Place) -> Problems:
+def _template_problems(source: Any, known: Known, place: Place) -> Problems:
     if isinstance(source, dict):
         for key, value in source.items():
             yield from _template_problems(value, known, (*place, key))
@@ -151,9 +171,14 @@ def _template_problems(source: Any, known: set[str], place: Place) -> Problems:
     elif isinstance(source, str):
         try:
             templates.compile_template(source)
-            unknown = templates.names_in(source) - known
+            unknown = templates.names_in(source) - known.keys()
+            fields = templates.fields_in(source) if "{" in source else set()
         except templates.TemplateError as error:
             yield place, f"template: {error}"
             return
         if unknown:
             yield place, f"unknown variable {', '.join(sorted(unknown))}"
+        for name, field in sorted(fields):
+            columns = known.get(name)
+            if columns is not None and field not in columns:
+                yield place, f"{name} has no column {field}; it has {', '.join(columns)}"

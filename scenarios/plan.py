@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from toolenv.scenarios import templates
 from toolenv.scenarios.schema import Alternative, Step
 from toolenv.tools.calls import Json, ToolCall
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,14 @@ class PlannedStep:
 
 
 @dataclass(frozen=True, slots=True)
-class _CompiledCall:
+class CompiledCall:
+    """A call that serves a step.
+
+    Attributes:
+        think: wordings of the reasoning before it.
+        take: what later steps remember of its result; the whole result if None.
+    """
+
     think: list[templates.Rendered]
     name: str
     arguments: templates.Rendered
@@ -30,12 +39,35 @@ class _CompiledCall:
 
 
 @dataclass(frozen=True, slots=True)
-class _CompiledStep:
+class CompiledStep:
+    """A step: one of `calls`, the preferred one first, or one of the `answers`.
+
+    Attributes:
+        name: under which later steps know what the call returned.
+        when: the condition of the step.
+    """
+
     think: list[templates.Rendered]
-    calls: list[_CompiledCall]
+    calls: list[CompiledCall]
     answers: list[templates.Rendered]
     name: str | None
     when: templates.Rendered | None
+
+    def applies(self, context: templates.Context) -> bool:
+        """Whether its condition holds. Raises TemplateError if that can not be told yet."""
+        return self.when is None or bool(self.when(context))
+
+    def remember(self, context: dict[str, Any], call: CompiledCall, content: Json) -> dict[str, Any]:
+        """The context of later steps, once `call` gave `content`; of an error, the whole of it.
+
+        Raises:
+            TemplateError: the result lacks what the call takes from it.
+        """
+        if self.name is None:
+            return context
+        if call.take is not None and not (isinstance(content, dict) and "error" in content):
+            content = call.take({**context, "result": content})
+        return {**context, self.name: content}
 
 
 class CompiledPlan:
@@ -47,64 +79,86 @@ class CompiledPlan:
     def start(
         self, variables: dict[str, Any], rng: Random | None = None, *, prefer_first_call: bool = False
     ) -> PlanRun:
-        return PlanRun(self.steps, variables, rng, prefer_first_call=prefer_first_call)
+        return PlanRun(self.guided(variables), rng, prefer_first_call=prefer_first_call)
+
+    def guided(self, variables: dict[str, Any]) -> GuidedRun:
+        return GuidedRun(self.steps, variables)
+
+
+class GuidedRun:
+    """One execution of a plan whose calls are chosen from outside.
+
+    Attributes:
+        context: the task's variables and the results that the plan remembers.
+        position: of the current step.
+    """
+
+    def __init__(self, steps: Sequence[CompiledStep], variables: dict[str, Any]) -> None:
+        self._steps = steps
+        self.context, self.position = dict(variables), 0
+
+    def step(self) -> CompiledStep | None:
+        """The current step: the next whose condition holds; None at the end."""
+        while self.position < len(self._steps):
+            if (step := self._steps[self.position]).applies(self.context):
+                return step
+            self.position += 1
+        return None
+
+    def options(self) -> list[ToolCall]:
+        """The calls that serve the current step, the preferred one first; none at the answer."""
+        step = self.step()
+        return [] if step is None else [ToolCall(call.name, call.arguments(self.context)) for call in step.calls]
+
+    def feed(self, content: Json, option: int = 0) -> None:
+        """Take in the result of the current step's call number `option`, and go on to the next step."""
+        step = self._steps[self.position]
+        self.context = step.remember(self.context, step.calls[option], content)
+        self.position += 1
 
 
 class PlanRun:
-    """One execution of a plan.
+    """One execution of a plan that chooses its calls and words itself.
 
     Args:
-        variables: of the task.
         rng: draws wordings and alternative calls; None takes the first of each.
         prefer_first_call: draw wordings only.
     """
 
-    def __init__(
-        self, steps: list[_CompiledStep], variables: dict[str, Any], rng: Random | None, *, prefer_first_call: bool
-    ) -> None:
-        self._steps, self._rng, self._prefer_first_call = steps, rng, prefer_first_call
-        self._context = dict(variables)
-        self._position = 0
-        self._call: _CompiledCall | None = None
+    def __init__(self, run: GuidedRun, rng: Random | None, *, prefer_first_call: bool) -> None:
+        self._run, self._rng, self._prefer_first_call = run, rng, prefer_first_call
+        self._option = 0
+        self._answered = False
 
     def next(self) -> PlannedStep | None:
         """The next step; None after the answer. A call wants `feed` before the next `next`."""
-        while self._position < len(self._steps):
-            step = self._steps[self._position]
-            if step.when is not None and not step.when(self._context):
-                self._position += 1
-                continue
-            if step.answers:
-                self._position = len(self._steps)
-                return PlannedStep(self._word(step.think), answer=self._word(step.answers))
-            self._call = call = step.calls[0] if self._prefer_first_call else self._choose(step.calls)
-            return PlannedStep(self._word(call.think), call=ToolCall(call.name, call.arguments(self._context)))
-        return None
+        step = None if self._answered else self._run.step()
+        if step is None:
+            return None
+        if step.answers:
+            self._answered = True
+            return PlannedStep(self._word(step.think), answer=self._word(step.answers))
+        self._option = 0 if self._prefer_first_call else self._choose(range(len(step.calls)))
+        call = step.calls[self._option]
+        return PlannedStep(self._word(call.think), call=ToolCall(call.name, call.arguments(self._run.context)))
 
     def feed(self, content: Json) -> None:
         """Take in the result of the call that `next` gave."""
-        step, call = self._steps[self._position], self._call
-        assert call is not None
-        if step.name is not None:
-            value = content
-            if call.take is not None and not (isinstance(content, dict) and "error" in content):
-                value = call.take({**self._context, "result": content})
-            self._context[step.name] = value
-        self._position += 1
+        self._run.feed(content, self._option)
 
-    def _word(self, wordings: list[templates.Rendered]) -> str:
-        return str(self._choose(wordings)(self._context))
+    def _word(self, wordings: Sequence[templates.Rendered]) -> str:
+        return str(self._choose(wordings)(self._run.context))
 
-    def _choose(self, options: list[Any]) -> Any:
+    def _choose(self, options: Sequence[T]) -> T:
         return options[0] if self._rng is None or len(options) == 1 else self._rng.choice(options)
 
 
-def _compile(step: Step) -> _CompiledStep:
+def _compile(step: Step) -> CompiledStep:
     calls = []
     if step.call is not None:
         options: list[Step | Alternative] = [step, *step.or_]
         calls = [
-            _CompiledCall(
+            CompiledCall(
                 think=_texts(option.think or step.think),
                 name=option.call,
                 arguments=templates.compile_template(option.with_),
@@ -113,7 +167,7 @@ def _compile(step: Step) -> _CompiledStep:
             for option in options
             if option.call is not None
         ]
-    return _CompiledStep(
+    return CompiledStep(
         think=_texts(step.think),
         calls=calls,
         answers=_texts(step.answer) if step.answer is not None else [],

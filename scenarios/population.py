@@ -11,10 +11,12 @@ The same arguments give the same bytes in any process, for one version each of F
 from __future__ import annotations
 
 import itertools
+import random
 from collections import defaultdict
 from typing import Any, Final, get_args
 
 from toolenv.scenarios.builder import WorldBuilder, age_of, days_ago, require_possible
+from toolenv.scenarios.schema import MAX_CUSTOMERS, MAX_ORDERS, MAX_PRODUCTS
 from toolenv.tools.crm import SCHEMA
 from toolenv.tools.crm.arguments import Category, OrderStatus
 from toolenv.tools.world import WorldImage
@@ -27,6 +29,10 @@ _STATUS_SHARES: Final[dict[OrderStatus, int]] = {
     "delivered": 30,
     "cancelled": 10,
     "returned": 10,
+}
+_CLOSED_REASONS = {
+    "cancelled": ("changed_mind", "late", "wrong_item"),
+    "returned": ("changed_mind", "damaged", "wrong_item"),
 }
 _SETTLED = ("delivered", "cancelled", "returned")
 _UNDER_WAY = ("in_transit", "lost", "out_for_delivery", "in_transit", "label_created", "in_transit")
@@ -71,7 +77,12 @@ def crm_population(
     Raises:
         ScenarioError: no such locale, or a number is out of range.
     """
-    require_possible(locale, customers=(customers, 4, 20_000), products=(products, 4, 700), orders=(orders, 0, 20_000))
+    require_possible(
+        locale,
+        customers=(customers, 4, MAX_CUSTOMERS),
+        products=(products, 4, MAX_PRODUCTS),
+        orders=(orders, 0, MAX_ORDERS),
+    )
     builder = _Builder(seed, locale)
     builder.make_customers(customers)
     builder.make_products(products)
@@ -87,6 +98,7 @@ class _Builder(WorldBuilder):
 
     def __init__(self, seed: int, locale: str) -> None:
         super().__init__("crm", seed, locale, SCHEMA)
+        self.reasons = random.Random(f"crm reasons {seed}")
         self.addresses: dict[str, str] = {}
         self.under_way = itertools.cycle(_UNDER_WAY)
 
@@ -199,6 +211,7 @@ class _Builder(WorldBuilder):
             "paid": paid,
             "refunded": 0,
             "shipping_address": home if rng.random() < 0.9 else self._address(owner["city"]),
+            "closed_reason": self.reasons.choice(_CLOSED_REASONS[status]) if status in _CLOSED_REASONS else None,
         }
         self.rows["orders"].append(order)
         self._make_invoice(order, placed)

@@ -6,8 +6,9 @@ and shared; rows to draw from are looked up once a world and remembered.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
@@ -17,14 +18,17 @@ import apsw
 
 from toolenv.scenarios import templates
 from toolenv.scenarios.goals import CompiledGoal, Grade
-from toolenv.scenarios.loading import Scenario
-from toolenv.scenarios.plan import CompiledPlan, PlanRun
-from toolenv.scenarios.schema import Family, Variable
+from toolenv.scenarios.loading import Scenario, parse_scenario
+from toolenv.scenarios.plan import CompiledPlan, CompiledStep, PlanRun
+from toolenv.scenarios.schema import Family, Step, Variable
 from toolenv.scenarios.splits import Split, WeightedChoice, mix, salt, split_of
 from toolenv.scenarios.worlds import WorldSource
 from toolenv.tools.errors import ScenarioError
+from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import RowChange, WorldImage, quoted
 
+MAX_SEED = 2**63 - 1
+"""The largest seed of a task: records keep seeds as 64-bit integers."""
 MAX_DRAWS = 200
 _CACHED_QUERIES = 4_096
 
@@ -69,12 +73,33 @@ class Task:
         """What makes two tasks the same: family, world and request."""
         return self.family_name, self.world.name, self.instruction
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A task follows from these, and its compiled templates can not be pickled.
+        return _task_of, (self.scenario.source, self.scenario.where, self.family_name, self.seed)
+
     def start_plan(self, rng: Random | None = None, route: int = 0, *, prefer_first_call: bool = False) -> PlanRun:
         """Begin the gold plan (route 0) or one of the other routes."""
         return self.compiled.plans[route].start(self.variables, rng, prefer_first_call=prefer_first_call)
 
-    def grade(self, *, answer: str | None, diff: Sequence[RowChange], results: Sequence[str]) -> Grade:
-        return self.compiled.goal.grade(self.variables, self.instruction, answer=answer, diff=diff, results=results)
+    def grade(
+        self,
+        *,
+        answer: str | None,
+        diff: Sequence[RowChange],
+        results: Sequence[str],
+        violations: Sequence[str],
+        writes: int,
+    ) -> Grade:
+        """Grade an ended episode: see `CompiledGoal.grade`."""
+        return self.compiled.goal.grade(
+            self.variables,
+            self.instruction,
+            answer=answer,
+            diff=diff,
+            results=results,
+            violations=violations,
+            writes=writes,
+        )
 
 
 class CompiledFamily:
@@ -88,8 +113,42 @@ class CompiledFamily:
             (key, _Draw.of(variable, scenario.worlds.tables)) for key, variable in family.variables.items()
         ]
         self.phrasings = [templates.compile_template(text) for text in family.phrasings]
-        self.plans = [CompiledPlan(steps) for steps in (family.plan, *family.routes)]
-        self.goal = CompiledGoal(family.goal, scenario.toolbox.identifiers)
+        place = f"{scenario.name}: families.{name}"
+        self.plans = [_plan(family.plan, f"{place}.plan")]
+        self.plans += [_plan(steps, f"{place}.routes[{i}]") for i, steps in enumerate(family.routes)]
+        self.goal = CompiledGoal(
+            family.goal,
+            scenario.toolbox.identifiers,
+            today=scenario.worlds.today,
+            plan_writes=_plan_writes(self.plans, scenario.toolbox),
+            place=f"{place}.goal",
+        )
+
+
+def _plan(steps: Sequence[Step], place: str) -> CompiledPlan:
+    """A plan whose templates name their step in errors."""
+    plan = CompiledPlan(())
+    for i, step in enumerate(steps):
+        with templates.located(f"{place}[{i}]"):
+            plan.steps += CompiledPlan([step]).steps
+    return plan
+
+
+def _plan_writes(plans: Sequence[CompiledPlan], toolbox: Toolbox) -> Callable[[dict[str, Any]], int]:
+    """From variables to the most steps that write in any plan; a step counts unless they rule it out."""
+    writing = [[step for step in plan.steps if any(toolbox[c.name].writes for c in step.calls)] for plan in plans]
+
+    def most(variables: dict[str, Any]) -> int:
+        return max(sum(_may_apply(step, variables) for step in steps) for steps in writing)
+
+    return most
+
+
+def _may_apply(step: CompiledStep, variables: dict[str, Any]) -> bool:
+    try:
+        return step.applies(variables)
+    except templates.TemplateError:  # it depends on a result
+        return True
 
 
 @lru_cache(1_024)
@@ -123,11 +182,15 @@ class Sampler:
         Raises:
             ScenarioError: the id is not one of this scenario.
         """
+        name, every = self.scenario.name, self.scenario.families
         scenario, _, rest = task_id.partition("/")
         family, _, seed = rest.partition("/")
-        if scenario != self.scenario.name or family not in self.scenario.families or not seed.isdecimal():
+        if scenario != name or family not in every or not _SEED.fullmatch(seed) or int(seed) > MAX_SEED:
             raise ScenarioError(
-                [f"{task_id!r}: not a task of {self.scenario.name}; write {self.scenario.name}/FAMILY/SEED"]
+                [
+                    f"{task_id!r}: not a task of {name}; write {name}/FAMILY/SEED with a family of {', '.join(every)}"
+                    f" and a seed from 0 to {MAX_SEED}"
+                ]
             )
         return self.task_of(family, int(seed))
 
@@ -156,6 +219,14 @@ class Sampler:
             return str(phrasing(variables))
         except templates.TemplateError as error:
             raise ScenarioError([f"{self.scenario.name}: families.{family}.phrasings: {error}"]) from None
+
+
+_SEED = re.compile(r"0|[1-9][0-9]{0,18}")
+
+
+def _task_of(source: bytes, where: str, family_name: str, seed: int) -> Task:
+    """What a pickled task becomes, where the scenario is read once a process."""
+    return Sampler(parse_scenario(source, where), "all").task_of(family_name, seed)
 
 
 def _select(scenario: Scenario, families: str | Iterable[str]) -> tuple[str, ...]:

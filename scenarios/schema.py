@@ -10,12 +10,26 @@ import json
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=60)]
 TableName = Annotated[str, Field(min_length=1, max_length=100)]
 Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 Texts = Annotated[list[Text], Field(min_length=1)]
+
+MAX_CUSTOMERS = 20_000
+MAX_PRODUCTS = 700
+MAX_ORDERS = 20_000
+"""The largest worlds that can be made."""
 
 
 class Model(BaseModel):
@@ -37,9 +51,9 @@ class CrmPopulation(Worlds):
     """Worlds of a small web shop."""
 
     kind: Literal["crm"] = Field("crm", description="The generator of worlds.")
-    customers: int = Field(40, ge=5, le=100_000, description="Customers a world.")
-    products: int = Field(30, ge=5, le=100_000, description="Products a world.")
-    orders: int = Field(140, ge=10, le=1_000_000, description="Orders a world.")
+    customers: int = Field(40, ge=5, le=MAX_CUSTOMERS, description="Customers a world.")
+    products: int = Field(30, ge=5, le=MAX_PRODUCTS, description="Products a world.")
+    orders: int = Field(140, ge=10, le=MAX_ORDERS, description="Orders a world.")
 
 
 class BusinessPopulation(Worlds):
@@ -166,22 +180,47 @@ class Step(Model):
         return self
 
 
+def _require_alternatives(value: Any) -> Any:
+    """Within expected values, a mapping is `{any_of: [...]}` and nothing else."""
+    if isinstance(value, list):
+        for item in value:
+            _require_alternatives(item)
+    elif isinstance(value, dict):
+        if value.keys() != {"any_of"} or not isinstance(value["any_of"], list | str) or not value["any_of"]:
+            raise ValueError("a mapping here is {any_of: [...]}, values of which any will do")
+        _require_alternatives(value["any_of"])
+    return value
+
+
+Expected = Annotated[Any, AfterValidator(_require_alternatives)]
+"""A value or template; or `{any_of: [...]}`, of which any will do."""
+
+
 class OneOf(Model):
     """A closed question."""
 
-    is_: Any = Field(alias="is", description="The right value.")
-    among: list[Any] = Field(min_length=2, description="All values that could be; the others must not be named.")
+    is_: Expected = Field(alias="is", description="The right value, or {any_of: [...]} for several ways to put it.")
+    among: list[Expected] = Field(min_length=2, description="All values that could be; the others must not be said.")
+
+
+class Refusal(Model):
+    """Something that must not be done, and why."""
+
+    because: Texts = Field(description="One of these reasons must be named.")
+    among: list[Expected] = Field(default_factory=list, description="Reasons; those not in `because` must not be said.")
 
 
 class AnswerCheck(Model):
     """What the answer must say: exactly one of these fields."""
 
-    contains: Any = Field(None, description="This value occurs as a whole word.")
+    contains: Expected = Field(
+        None, description="This value is said as whole words, or each of a list; {any_of: [...]} is one of several."
+    )
     number: Any = Field(None, description="This number occurs, and no number that was not in the instruction.")
-    one_of: OneOf | None = Field(None, description="The right value occurs and none of the others.")
-    excludes: list[Any] | None = Field(None, description="None of these values occurs.")
-    refuses: list[Text] | None = Field(None, min_length=1, description="Declines, and names one of these reasons.")
-    asks: list[Text] | None = Field(None, min_length=1, description="Asks a question that has one of these words.")
+    one_of: OneOf | None = Field(None, description="The right value is said and none of the others.")
+    excludes: list[Any] | None = Field(None, description="None of these values is said.")
+    refuses: Refusal | None = Field(None, description="Declines, names a reason, and claims no act.")
+    asks: list[Text] | None = Field(None, min_length=1, description="Asks for something that has one of these words.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> AnswerCheck:
@@ -201,9 +240,10 @@ class Change(Model):
     insert: TableName | None = Field(None, description="Table in which a row must appear.")
     delete: TableName | None = Field(None, description="Table from which a row must vanish.")
     where: dict[str, Any] = Field(default_factory=dict, description="Of an update or delete: the key of the row.")
-    to: dict[str, Any] = Field(
+    to: dict[str, Expected] = Field(
         default_factory=dict,
-        description='Columns and their values afterwards; "*" is any value. Of an update exactly these columns change.',
+        description='Columns and their values afterwards; "*" is any value, {any_of: [...]} one of several. Of an'
+        " update exactly these columns change; other columns of an insert are its id, null, or today's date.",
     )
     when: Text | None = Field(None, description="The change is expected only if this expression is true.")
 
@@ -229,9 +269,15 @@ class Goal(Model):
 
     answer: list[AnswerCheck] = Field(default_factory=list, description="All of these hold of the final answer.")
     changes: list[Change] = Field(default_factory=list, description="All of these have happened, and nothing else.")
-    seen: list[list[Any] | Any] = Field(
+    seen: list[list[Expected] | Expected] = Field(
         default_factory=list,
-        description="Facts that must have been looked up: each a value, or values that stood in one result together.",
+        description="Facts that must have been looked up: each a value, or values that stood in one result together;"
+        " {any_of: [...]} of facts or of values is one of them. To refuse, a tool's own refusal is a look-up as well.",
+    )
+    writes: int | Text | None = Field(
+        None,
+        description="How many writing calls are enough; more fail as superfluous. If left out, as many as the longest"
+        " plan has steps that write (those that do not apply apart), and no more than there are changes.",
     )
 
 

@@ -9,9 +9,11 @@ by weighted rendezvous hashing, so a new one takes only its share from the other
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
 
@@ -57,9 +59,19 @@ class WeightedChoice:
     """Chooses a name by seed; adding a name moves only the share of seeds that goes to it."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        self._entries = [(name, salt(name), 1.0 / weight) for name, weight in weights.items()]
+        self._names = tuple(weights)
+        self._salts = np.array([salt(name) for name in weights], np.uint64)
+        self._scales = np.array([1.0 / weight for weight in weights.values()])
 
     def __call__(self, seed: int) -> str:
         """The name with the least of Exp(weight) variables drawn from (seed, name)."""
-        mixed = mix(seed)
-        return min(self._entries, key=lambda entry: -math.log((mix(mixed ^ entry[1]) + 1) / 2**64) * entry[2])[0]
+        uniform = (_mix_each(self._salts ^ np.uint64(mix(seed))) + 1.0) / 2**64
+        return self._names[int(np.argmin(-np.log(uniform) * self._scales))]
+
+
+def _mix_each(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """`mix` of each number; arrays of unsigned integers wrap as the mask does there."""
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return state ^ state >> np.uint64(31)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -99,6 +101,19 @@ _ENVIRONMENT.filters.update(money=money, cents=cents, replace=_replace, round=_r
 _ENVIRONMENT.globals.clear()
 
 
+_place: ContextVar[str | None] = ContextVar("_place", default=None)
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Templates compiled within name `place` in their errors."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
 def compile_template(source: Json) -> Rendered:
     """A function from variables to the value of `source`; mappings and lists are compiled through.
 
@@ -106,7 +121,8 @@ def compile_template(source: Json) -> Rendered:
         TemplateError: a syntax error.
     """
     if isinstance(source, str):
-        return _compile_text(source)
+        render, place = _compile_text(source), _place.get()
+        return render if place is None or "{" not in source else _naming(render, place)
     if isinstance(source, dict):
         fields = {key: compile_template(value) for key, value in source.items()}
         return lambda context: {key: render(context) for key, render in fields.items()}
@@ -114,6 +130,31 @@ def compile_template(source: Json) -> Rendered:
         items = [compile_template(value) for value in source]
         return lambda context: [render(context) for render in items]
     return lambda context: source
+
+
+def _naming(render: Rendered, place: str) -> Rendered:
+    def named(context: Context) -> Json:
+        try:
+            return render(context)
+        except TemplateError as error:
+            raise TemplateError(f"{place}: {error}") from None
+
+    return named
+
+
+def fields_in(source: str) -> set[tuple[str, str]]:
+    """The (variable, field) pairs that a template reads, such as (order, id) of `order.id` or `order['id']`."""
+    tree = _parse(source)
+    fields = {
+        (node.node.name, node.attr)
+        for node in tree.find_all(jinja2.nodes.Getattr)
+        if isinstance(node.node, jinja2.nodes.Name)
+    }
+    for item in tree.find_all(jinja2.nodes.Getitem):
+        key = item.arg.value if isinstance(item.arg, jinja2.nodes.Const) else None
+        if isinstance(item.node, jinja2.nodes.Name) and isinstance(key, str):
+            fields.add((item.node.name, key))
+    return fields
 
 
 def names_in(source: Json) -> set[str]:

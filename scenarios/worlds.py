@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from toolenv.scenarios.builder import TODAY
 from toolenv.scenarios.business import SCHEMA as BUSINESS_SCHEMA
 from toolenv.scenarios.business import business_population
 from toolenv.scenarios.own_database import OwnDatabase
@@ -39,6 +40,11 @@ class WorldSource:
     def tables(self) -> WorldImage:
         """A world with all tables, for checks of names and SQL; a generated one is empty."""
         return _empty(self.population.kind) if self.own is None else self.own.image
+
+    @property
+    def today(self) -> str:
+        """The date on which the worlds stand still; one's own database has none."""
+        return TODAY.isoformat() if self.own is None else ""
 
     def index(self, seed: int) -> int:
         """The number of a seed's world; each split draws from its own range, except of one's own database."""

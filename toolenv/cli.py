@@ -6,19 +6,25 @@ Errors that the user can mend are one line on stderr and exit status 2; a check 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from enum import StrEnum
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from toolenv.progress import err, progress_bar, training_progress
+from toolenv.agents.formats import Format
+from toolenv.progress import collecting_progress, err, progress_bar, training_progress
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
+
+if TYPE_CHECKING:
+    from toolenv.agents.trajectory import Trajectory
+    from toolenv.scenarios.loading import Scenario
 
 app = typer.Typer(
     name="toolenv",
@@ -34,18 +40,16 @@ app.add_typer(base_app, name="base-model")
 
 out = Console()
 
-class Form(StrEnum):
-    """What a dataset can be exported to beside its shards."""
 
-    OPENAI = "openai"
-    TRL = "trl"
-    SHAREGPT = "sharegpt"
-    PARQUET = "parquet"
-
+MAX_SEED = 2**63 - 1  # that of `toolenv.scenarios.sampler`, which takes long to import
+MAX_TRAINING_SEED = 2**32 - 1  # NumPy's, which transformers seeds
 
 Scenario_ = Annotated[str, typer.Argument(help="A shipped scenario's name, such as crm, or a YAML file.")]
 Json_ = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+TrainingSeed = Annotated[int, typer.Option(min=0, max=MAX_TRAINING_SEED, help="Decides all that is random.")]
+DatasetOrFile = Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")]
+ScenarioOption = Annotated[str | None, typer.Option("--scenario", help="Scenario, if the dataset does not tell.")]
 Families = Annotated[str, typer.Option(help='"train", "unseen", "all", or names with commas between.')]
 
 
@@ -53,9 +57,27 @@ def main() -> None:
     """Entry point: what the user can mend is told in one line."""
     try:
         app()
+    except OSError as error:
+        _fail(_told(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "toolenv":
+            raise
+        _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
-        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(f"[bold red]error:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    sys.exit(2)
+
+
+def _told(error: OSError) -> str:
+    """The file and what is wrong with it; of a renaming that failed, the new name."""
+    if error.strerror is None:
+        return str(error)
+    file = error.filename if error.filename2 is None else error.filename2
+    return error.strerror if file is None else f"{file}: {error.strerror}"
 
 
 @app.callback(invoke_without_command=True)
@@ -100,67 +122,82 @@ def generate(
     scenario: Scenario_,
     n: Annotated[int, typer.Option("-n", min=1, help="How many tasks.")] = 1_000,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the dataset.")] = Path("data"),
-    teacher: Annotated[str, typer.Option(help="oracle, random, faulty:RATE, or a model's folder.")] = "oracle",
+    teacher: Annotated[str, typer.Option(help="oracle, random, faulty:RATE, or a model as for --policy.")] = "oracle",
     fault_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of the oracle's episodes with a fault.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The first seed.")] = 0,
     families: Families = "train",
     processes: Annotated[int, typer.Option("--processes", "-p", min=1, help="Worker processes.")] = 1,
     trials: Annotated[int, typer.Option(min=1, help="Attempts at each task.")] = 1,
     export_format: Annotated[
-        list[Form] | None,
+        list[Format] | None,
         typer.Option("--format", help="Also write the dataset in this form; may be given again."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Collect trajectories, failures included and labelled. The same command again finishes what was interrupted."""
     from toolenv.agents.collect import collect
+    from toolenv.agents.exports import export_dataset
 
     if fault_rate:
         if teacher != "oracle":
             raise ValueError("--fault-rate is for the oracle; give faulty:RATE as the teacher, or leave it out")
         teacher = f"faulty:{fault_rate:g}"
-    manifest = collect(
-        scenario,
-        teacher,
-        n=n,
-        out=output,
-        seed=seed,
-        families=families,
-        processes=processes,
-        trials=trials,
-        progress=None if quiet else err,
-    )
+    with collecting_progress(f"{scenario} {teacher}", n * trials, quiet) as advance:
+        manifest = collect(
+            scenario,
+            _policy(teacher),
+            n=n,
+            out=output,
+            seed=seed,
+            families=families,
+            processes=processes,
+            trials=trials,
+            progress=advance,
+        )
     for form in export_format or ():
-        _export(output, form)
+        export_dataset(output, form)
     out.print(f"{manifest.trajectories} trajectories in {_plain(str(output))}; counts in README.md there")
 
 
-@app.command("filter", epilog="Example: toolenv filter data/crm -o data/kept --score")
+@app.command("filter", epilog="Example: toolenv filter data/crm -o data/filtered --score")
 def filter_(
-    dataset: Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for kept and rejected ones.")] = None,
-    names: Annotated[list[str] | None, typer.Option("--filter", help="A filter; may be given again. All if none.")] = None,
+    dataset: DatasetOrFile,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder in which the folders kept and rejected appear.")
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--filter", help="A filter; may be given again. All if none.")
+    ] = None,
     score: Annotated[bool, typer.Option(help="Print each filter's precision and recall on recorded faults.")] = False,
+    scenario: ScenarioOption = None,
     as_json: Json_ = False,
+    quiet: Quiet = False,
 ) -> None:
     """Split a dataset into what is worth training on and what is not, with reasons."""
-    from toolenv.agents.dataset import scenario_of
-    from toolenv.agents.filter_scores import score_filters, score_table
+    from toolenv.agents.filter_scores import is_labelled, score_filters, score_table
     from toolenv.agents.filters import FILTERS, filter_dataset
     from toolenv.agents.records import read_trajectories
     from toolenv.scenarios.sampler import Sampler
 
     if output is None and not score:
         raise ValueError("nothing to do: give --output, --score or both")
+    loaded = _scenario(dataset, scenario)
+    if score and not any(map(is_labelled, read_trajectories(dataset))):
+        raise ValueError(
+            f"{dataset}: nothing to score filters by: no trajectory is of the oracle or a faulty policy, and of others"
+            " nobody recorded the faults"
+        )
     result: dict[str, Any] = {}
     if output is not None:
-        report = filter_dataset(dataset, names or FILTERS, output)
+        with progress_bar("filtering", None, quiet or as_json) as advance:
+            report = filter_dataset(dataset, names or FILTERS, output, scenario=loaded, progress=advance)
         result["filtered"] = asdict(report)
         if not as_json:
             out.print(f"kept {report.kept}, rejected {report.rejected}")
             _print_counts("rejected by", report.rejected_by)
     if score:
-        scores = score_filters(read_trajectories(dataset), Sampler(scenario_of(dataset), "all"))
+        with progress_bar("scoring", None, quiet or as_json) as advance:
+            scores = score_filters(_counted(read_trajectories(dataset), advance), Sampler(loaded, "all"))
         result["scores"] = [item.to_json() for item in scores]
         if not as_json:
             out.print(score_table(scores))
@@ -170,18 +207,16 @@ def filter_(
 
 @app.command(epilog="Example: toolenv replay data/crm")
 def replay(
-    dataset: Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")],
-    scenario: Annotated[str | None, typer.Option(help="Scenario, if the dataset's folder has none.")] = None,
+    dataset: DatasetOrFile,
+    scenario: ScenarioOption = None,
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
     """Execute recorded actions anew and compare every observation, reward and verdict."""
-    from toolenv.agents.dataset import scenario_of
     from toolenv.agents.records import read_trajectories
     from toolenv.agents.replay import Replayer
-    from toolenv.scenarios.loading import load_scenario
 
-    replayer = Replayer(scenario_of(dataset) if scenario is None else load_scenario(scenario))
+    replayer = Replayer(_scenario(dataset, scenario))
     replayed, differing = 0, []
     with progress_bar("replaying", None, quiet or as_json) as advance:
         for trajectory in read_trajectories(dataset):
@@ -204,48 +239,54 @@ def replay(
 @app.command(epilog="Example: toolenv export data/crm --format trl")
 def export(
     dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
-    form: Annotated[Form, typer.Option("--format", help="The form.")],
+    form: Annotated[Format, typer.Option("--format", help="The form.")],
     solved_only: Annotated[bool, typer.Option(help="Leave failures out.")] = False,
 ) -> None:
     """Write a dataset in another form, beside its shards."""
-    out.print(_plain(str(_export(dataset, form, solved_only=solved_only))))
+    from toolenv.agents.exports import export_dataset
+
+    out.print(_plain(str(export_dataset(dataset, form, successful_only=solved_only))))
 
 
-@train_app.command("sft", epilog="Example: toolenv train sft data/kept -o runs/student --max-tokens 1500000")
+@train_app.command("sft", epilog="Example: toolenv train sft data/filtered/kept -o runs/student --max-tokens 1500000")
 def train_sft(
-    dataset: Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")],
+    dataset: DatasetOrFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.")] = Path("runs/student"),
-    model: Annotated[str, typer.Option(help="toolenv-tiny, toolenv-small, or a transformers model's folder.")] = "toolenv-tiny",
-    scenario: Annotated[str | None, typer.Option(help="Scenario, if the dataset's folder has none.")] = None,
+    model: Annotated[
+        str, typer.Option(help="toolenv-tiny, toolenv-small, or a transformers model's folder.")
+    ] = "toolenv-tiny",
+    scenario: ScenarioOption = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Conversations a step.")] = 16,
+    batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens a batch, padding counted.")] = 1_280,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Train LoRA additions of this rank.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: TrainingSeed = 0,
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune on a dataset's solved episodes; the loss is on the assistant's tokens only."""
-    from toolenv.agents.dataset import scenario_of
-    from toolenv.agents.records import read_trajectories
-    from toolenv.scenarios.loading import load_scenario
+    from toolenv.agents.records import read_trajectories, require_writable
     from toolenv.training.sft import LoraSettings, SFTSettings
     from toolenv.training.sft import train_sft as run
 
-    loaded = scenario_of(dataset) if scenario is None else load_scenario(scenario)
+    loaded = _scenario(dataset, scenario)
+    require_writable(output / "training.json")
     settings = SFTSettings(
         model=model,
         epochs=epochs,
         max_tokens=max_tokens,
-        batch_size=batch_size,
+        batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         lora=None if lora_rank is None else LoraSettings(rank=lora_rank, alpha=2.0 * lora_rank),
         seed=seed,
     )
     solved = (trajectory for trajectory in read_trajectories(dataset) if trajectory.success)
+    if (first := next(solved, None)) is None:
+        count = sum(1 for _ in read_trajectories(dataset))
+        raise ValueError(f"{dataset}: nothing to train on: of its {count} trajectories none is solved")
     with training_progress(quiet or as_json) as on_step:
-        summary = run(solved, loaded.toolbox, output, settings, on_step=on_step)
+        summary = run(chain([first], solved), loaded.toolbox, output, settings, on_step=on_step)
     if as_json:
         _print_json(summary)
     else:
@@ -259,8 +300,12 @@ def train_sft(
 @app.command(epilog="Example: toolenv evaluate crm --policy runs/student --seed-start 900000 -n 300 --json")
 def evaluate(
     scenario: Scenario_,
-    policy: Annotated[str, typer.Option(help="oracle, random, faulty:RATE, or a model's folder.")] = "oracle",
-    seed_start: Annotated[int, typer.Option(min=0, help="The first seed; test tasks begin at 900000.")] = 900_000,
+    policy: Annotated[
+        str, typer.Option(help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, or a model's folder.")
+    ] = "oracle",
+    seed_start: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="The first seed; test tasks begin at 900000.")
+    ] = 900_000,
     n: Annotated[int, typer.Option("-n", min=1, help="How many tasks.")] = 300,
     families: Families = "train",
     trials: Annotated[int, typer.Option(min=1, help="Attempts at each task.")] = 1,
@@ -272,14 +317,22 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a policy on held-out tasks."""
-    from toolenv.agents.records import whole_file
+    from toolenv.agents.records import require_writable, whole_file
     from toolenv.training.evaluate import evaluate as run
     from toolenv.training.evaluate import render_evaluation
 
+    if seed_start > MAX_SEED + 1 - n:
+        raise ValueError(f"the {n} seeds from {seed_start} on must lie within 0 to {MAX_SEED}")
+    acting = _policy(policy)
+    for file in (output, trajectories):
+        if file is not None:
+            require_writable(file)
+    if trajectories is not None:
+        trajectories.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar("evaluating", n * trials, quiet or as_json) as advance:
         evaluation = run(
             scenario,
-            policy,
+            acting,
             seed_start=seed_start,
             n=n,
             families=families,
@@ -290,6 +343,7 @@ def evaluate(
             progress=lambda done, total: advance(1),
         )
     if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(output) as stream:
             stream.write(evaluation.to_json() + b"\n")
     if as_json:
@@ -303,12 +357,14 @@ def build_base_model(
     name: Annotated[str, typer.Argument(help="tiny or small.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the cache if left out.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: TrainingSeed = 0,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Make a base model from generated documents. The same command again goes on where it was interrupted."""
     from toolenv.training import base_models
 
+    if name.removeprefix("toolenv-") not in base_models.ARCHITECTURES:
+        raise ValueError(f"there is no base model {name!r}; there is: {', '.join(base_models.ARCHITECTURES)}")
     folder = base_models.default_output(name) if output is None else output
     last = base_models.build(name, folder, tokens=tokens, seed=seed, threads=threads)
     out.print(f"{_plain(str(folder))}: loss {last['loss']:.3f} after {last['tokens']:,} tokens")
@@ -316,28 +372,44 @@ def build_base_model(
 
 @app.command(epilog="Example: toolenv demo -o runs/demo")
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for dataset, student and tables.")] = Path("runs/demo"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for all of it; runs/demo or runs/quick if left out.")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="A tenth of the work, to see that everything runs.")] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: TrainingSeed = 0,
 ) -> None:
     """The main job, end to end: a scenario becomes a dataset, a student and a table."""
-    from toolenv.demo import run
+    from toolenv.demo import FULL, QUICK, run
 
-    run(output, quick=quick, seed=seed, console=out)
+    folder = output or Path("runs/quick" if quick else "runs/demo")
+    run(folder, size=QUICK if quick else FULL, seed=seed, console=out)
 
 
 # -- what the commands share -------------------------------------------------------------------------------
 
 
-def _export(dataset: Path, form: Form, *, solved_only: bool = False) -> Path:
-    from toolenv.agents.exports import export_dataset
-    from toolenv.agents.records import read_trajectories, write_parquet
+def _scenario(dataset: Path, name: str | None) -> Scenario:
+    """The scenario that was named, or that of the dataset."""
+    from toolenv.agents.dataset import scenario_of
+    from toolenv.scenarios.loading import load_scenario
 
-    if form is not Form.PARQUET:
-        return export_dataset(dataset, form, successful_only=solved_only)
-    path = dataset / "trajectories.parquet"
-    write_parquet((t for t in read_trajectories(dataset) if t.success or not solved_only), path)
-    return path
+    return scenario_of(dataset) if name is None else load_scenario(name)
+
+
+def _policy(spec: str) -> str:
+    """A policy as `make_policy` takes it: a base model's name becomes its folder."""
+    if not spec.startswith("toolenv-") or Path(spec).exists():
+        return spec
+    from toolenv.training.base_models import base_model_path
+    from toolenv.training.sft import BASE_MODELS
+
+    return str(base_model_path(spec)) if spec in BASE_MODELS else spec
+
+
+def _counted(trajectories: Iterable[Trajectory], advance: Callable[[int], None]) -> Iterator[Trajectory]:
+    for trajectory in trajectories:
+        yield trajectory
+        advance(1)
 
 
 def _print_counts(heading: str, counts: dict[str, int]) -> None:
@@ -348,13 +420,21 @@ def _print_counts(heading: str, counts: dict[str, int]) -> None:
 
 
 def _print_json(value: Any) -> None:
-    text = value if isinstance(value, str) else value.decode() if isinstance(value, bytes) else orjson.dumps(value).decode()
+    text = (
+        value
+        if isinstance(value, str)
+        else value.decode()
+        if isinstance(value, bytes)
+        else orjson.dumps(value).decode()
+    )
     sys.stdout.write(text.rstrip() + "\n")
 
 
 def _plain(text: str) -> str:
     """Text of files and users as it is: no markup, no terminal control codes."""
-    printable = "".join(letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text)
+    printable = "".join(
+        letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text
+    )
     return printable.replace("[", "\\[")
 
 

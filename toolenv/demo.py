@@ -1,14 +1,15 @@
 """The main job in one run: scenario -> dataset -> filters -> student -> evaluation, and a table at the end.
 
-Every stage leaves its result in the output folder and is skipped if it is there already, so an interrupted demo goes on.
+Every stage leaves its result in the output folder and is skipped if it is there already: an interrupted demo goes on.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -35,11 +36,10 @@ QUICK = Size(tasks=1_500, tokens=100_000, evaluated=40)
 FAULT_RATE = 0.2
 
 
-def run(output: Path, *, quick: bool, seed: int, console: Console) -> dict[str, Evaluation]:
+def run(output: Path, *, size: Size = FULL, seed: int = 0, console: Console) -> dict[str, Evaluation]:
     """Run what of the demo is missing in `output`; returns the evaluations, by policy."""
     from toolenv.training.base_models import base_model_path
 
-    size = QUICK if quick else FULL
     scenario = load_scenario("crm")
     began = time.perf_counter()
     trained = sum(family.split == "train" for family in scenario.families.values())
@@ -65,7 +65,7 @@ def run(output: Path, *, quick: bool, seed: int, console: Console) -> dict[str, 
     evaluations = {}
     for name, policy in policies.items():
         with _stage(console, f"evaluating {name}"):
-            evaluations[name] = _evaluate(scenario, policy, output / f"evaluation-{name}.json", size.evaluated)
+            evaluations[name] = _evaluate(scenario, policy, name, output, size.evaluated)
     console.print()
     render_evaluation(evaluations["student"], console)
     console.print()
@@ -83,30 +83,23 @@ def _train(scenario: Scenario, dataset: Path, student: Path, tokens: int, seed: 
         train_sft(solved, scenario.toolbox, student, settings, on_step=on_step)
 
 
-def _evaluate(scenario: Scenario, policy: str, path: Path, n: int) -> Evaluation:
-    """Evaluate on `n` test tasks of the families trained on and as many of the others, or read what was kept."""
-    if path.is_file():
-        return Evaluation.from_json(path.read_bytes(), str(path))
-    evaluation = evaluate(scenario, policy, n=n, families="all", batch=32)
-    with whole_file(path) as stream:
-        stream.write(evaluation.to_json())
-    return evaluation
+def _evaluate(scenario: Scenario, policy: str, name: str, output: Path, n: int) -> Evaluation:
+    """Evaluate on `n` test tasks of the families trained on and half as many of the others, or read what was kept."""
+    parts = []
+    for families, tasks in (("train", n), ("unseen", n // 2)):
+        path = output / f"evaluation-{name}-{families}.json"
+        if not path.is_file():
+            evaluation = evaluate(scenario, policy, n=tasks, families=families, batch=32)
+            with whole_file(path) as stream:
+                stream.write(evaluation.to_json())
+        parts.append(Evaluation.from_json(path.read_bytes(), str(path)))
+    trained, unseen = parts
+    return replace(trained, by_exposure=trained.by_exposure | unseen.by_exposure)
 
 
-def _stage(console: Console, name: str) -> _Stage:
-    return _Stage(console, name)
-
-
-class _Stage:
-    """Prints a stage's name, and its seconds when it is done."""
-
-    def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name = console, name
-        self._clock: Callable[[], float] = time.perf_counter
-
-    def __enter__(self) -> None:
-        self._began = self._clock()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._console.print(f"[bold]{self._name}[/]: {self._clock() - self._began:.0f} s")
+@contextmanager
+def _stage(console: Console, name: str) -> Iterator[None]:
+    """Print a stage's name and its seconds when it is done."""
+    began = time.perf_counter()
+    yield
+    console.print(f"[bold]{name}[/]: {time.perf_counter() - began:.0f} s")

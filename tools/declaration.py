@@ -20,6 +20,7 @@ import inspect
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -130,6 +131,10 @@ def tool(*, effect: Effect, family: str | None = None) -> Callable[[Callable[...
             if not documented.get(parameter.name):
                 raise DeclarationError(f"tool {name}: argument {parameter.name} has no description under Args:")
             hint = hints[parameter.name]
+            if _has_enum(hint):
+                raise DeclarationError(
+                    f"tool {name}: argument {parameter.name} has an Enum, which JSON can not; use Literal"
+                )
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hint, Field(default, description=documented[parameter.name]))
             if (mark := _identifier(hint)) is not None:
@@ -158,6 +163,10 @@ def _identifier(hint: Any) -> Identifier | None:
             if isinstance(mark, Identifier):
                 return mark
     return None
+
+
+def _has_enum(hint: Any) -> bool:
+    return (isinstance(hint, type) and issubclass(hint, Enum)) or any(_has_enum(part) for part in get_args(hint))
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Json]:

@@ -11,8 +11,15 @@ ToolenvError
 └── OperatorError            what the *operator* must mend; raised, never shown to an agent
     ├── DeclarationError       a tool is declared wrongly
     ├── ScenarioError          a scenario file is wrong: file, line, field, rule
+    │   └── TemplateError        a template does not compile or render (scenarios/templates.py)
     ├── RecordError            a trajectory file is damaged or of another version
-    └── SandboxLost            the infrastructure under an episode failed
+    ├── SandboxLost            the infrastructure under an episode failed
+    ├── DatasetMismatch        the folder holds something else (agents/dataset.py)
+    ├── DatasetBusy            another process is writing to the folder (agents/records.py)
+    ├── WorkerLost             a worker process died (agents/collect.py)
+    └── ModelError             a model folder is missing or incomplete (agents/language_model.py)
+
+An error that one module raises is defined there, the others here.
 """
 
 from __future__ import annotations
@@ -89,6 +96,10 @@ class RuleViolation(ToolError):
 AGENT_ERRORS: Mapping[str, type[ToolError]] = {
     cls.type: cls for cls in (MalformedCall, UnknownTool, InvalidArguments, InvalidQuery, NotFound, RuleViolation)
 }
+
+
+INVALID_CALLS: frozenset[str] = frozenset((MalformedCall.type, UnknownTool.type, InvalidArguments.type))
+"""Of a call that does not parse or does not validate, so that it never reached the world."""
 
 
 class OperatorError(ToolenvError):

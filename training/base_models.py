@@ -30,6 +30,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from toolenv.agents.language_model import PromptStyle
 from toolenv.training.documents import COPY_KINDS, Document, documents
 from toolenv.training.tokenizer import (
     ANSWER,
@@ -137,7 +138,8 @@ def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 def new_tokenizer(vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
     """Trains the shipped tokenizer anew, from documents and the words of the domain."""
-    sample = (document.text for document in itertools.islice(documents(11, drills=0.15), _TOKENIZER_DOCUMENTS))
+    stream = documents(11, drills=0.15, without=("act",))  # `act` came later; the vocabulary stays as it was
+    sample = (document.text for document in itertools.islice(stream, _TOKENIZER_DOCUMENTS))
     return build_tokenizer(itertools.chain(sample, domain_corpus(_DOMAIN_WEIGHT)), vocabulary_size)
 
 
@@ -309,11 +311,13 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path,
     import torch
 
     copy.deepcopy(model).to(torch.float16).save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone, and wheels keep modes
     config = json.loads((out / "config.json").read_text())
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(str(out))
+    PromptStyle().save(out)
     (out / "README.md").write_text(card)
 
 
@@ -476,7 +480,7 @@ def _train(
                 with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.bfloat16):
                     loss = weighted_loss(model, ids, weights)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 losses.append(loss.item())

@@ -13,7 +13,7 @@ copying can be measured by kind. What this omits: free conversation, long texts,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
@@ -167,12 +167,13 @@ _DONE: Final = ("It is done.", "The change is made.", "The result confirms it.",
 _TOLD: Final = ("The look-up tells it.", "The result says it.", "The record shows it.", "That is what was asked.")
 
 
-def documents(seed: int, *, drills: float = 0.3) -> Iterator[Document]:
+def documents(seed: int, *, drills: float = 0.3, without: Collection[str] = ()) -> Iterator[Document]:
     """Yields documents without end; the same seed gives the same documents (for one version of Faker).
 
     Args:
         seed: decides everything.
         drills: share of documents that are bare copying drills, between 0 and 1.
+        without: families to leave out.
 
     Raises:
         ValueError: `drills` is not a share.
@@ -180,17 +181,12 @@ def documents(seed: int, *, drills: float = 0.3) -> Iterator[Document]:
     if not 0 <= drills <= 1:
         raise ValueError(f"drills is a share between 0 and 1, not {drills}")
     rng = Random(seed)
-    episode_names, episode_weights = zip(*_EPISODES.items(), strict=True)
-    drill_names, drill_weights = zip(*_DRILLS.items(), strict=True)
+    kinds = [{name: its for name, its in table.items() if name not in without} for table in (_EPISODES, _DRILLS)]
     while True:
-        if rng.random() < drills:
-            (family,) = rng.choices(drill_names, [weight for _, weight in drill_weights])
-            write = _DRILLS[family][0]
-        else:
-            (family,) = rng.choices(episode_names, [weight for _, weight in episode_weights])
-            write = _EPISODES[family][0]
+        table = kinds[rng.random() < drills]
+        (family,) = rng.choices(list(table), [weight for _, weight in table.values()])
         author = _Author(rng)
-        write(author)
+        table[family][0](author)
         yield author.finish(family)
 
 
@@ -773,6 +769,27 @@ def _repair(a: _Author) -> None:
     a.answer(a.pick(*_DONE), f"{noun.capitalize()} {shown} is {past}.")
 
 
+def _act(a: _Author) -> None:
+    """A change that no rule forbids, at once; a rule may stand there that forbids something else."""
+    entity = a.entity()
+    write, verb, past = a.writer(entity)
+    row, noun = a.row(entity), entity.noun
+    a.distract(entity)
+    if a.chance(0.5):
+        other = a.rng.choice([name for name in _DOMAINS[a.domain] if name != noun])
+        different = a.rng.choice([name for name in _WRITES.values() if name != past])
+        a.policy.append(a.pick(f"No {other} may be {past}.", f"No {noun} may be {different}."))
+    count = a.rng.choice((1, 1, 1, 2))
+    rows = [row, a.row(entity)][:count]
+    a.ask(f"{verb} {noun} {' and '.join(str(row[entity.id_field]) for row in rows)}")
+    for number, row in enumerate(rows):
+        reason = a.pick("", f"Nothing forbids it: {verb}.", "One call does it.") if number == 0 else a.pick("", "Next.")
+        a.call(reason, write, {entity.id_field: a.argument(entity, row, entity.id_field)})
+        a.result({entity.id_field: row[entity.id_field], a.pick("ok", "done"): True})
+    shown = " and ".join(a.show(entity, row, entity.id_field) for row in rows)
+    a.answer(a.pick(*_DONE), f"{noun.capitalize()} {shown} is {past}.")
+
+
 def _talk(a: _Author) -> None:
     """No tool: a question back, a refusal, a fact of the policy, small talk."""
     entity = a.entity("enum")
@@ -915,6 +932,7 @@ _EPISODES: Final[dict[str, _Family]] = {
     "decide": (_decide, 0.12),
     "repair": (_repair, 0.07),
     "talk": (_talk, 0.05),
+    "act": (_act, 0.1),
 }
 _DRILLS: Final[dict[str, _Family]] = {
     "drill_repeat": (_drill_repeat, 0.25),

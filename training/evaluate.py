@@ -17,16 +17,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from toolenv.agents.intervals import Z_95, Metric
 from toolenv.agents.policies import make_policy
 from toolenv.agents.policy import Policy
 from toolenv.agents.records import write_jsonl
@@ -37,7 +40,7 @@ from toolenv.scenarios.sampler import Sampler
 from toolenv.scenarios.splits import FIRST_TEST_SEED, split_of
 from toolenv.tools.errors import RecordError, SandboxLost
 from toolenv.tools.version import __version__
-from toolenv.training.metrics import TOKENS, Z_95, EpisodeMeasure, Metric, Scores, measure, summarize
+from toolenv.training.metrics import TOKENS, EpisodeMeasure, Scores, measure, summarize
 
 SCHEMA_VERSION: Final = 1
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -369,42 +372,48 @@ def _sign_flip(units: Sequence[int]) -> float:
 
 # -- showing -------------------------------------------------------------------------------------------
 
-COLUMNS: Final = ("success [95% CI]", "schema validity", "hallucination", "tool F1", "steps", "tokens", "n")
+# Short, so that a row fits a terminal of 80 columns.
+COLUMNS: Final = ("success [95% CI]", "valid", "invented", "F1", "steps", "tokens", "n")
+_LEGEND: Final = "valid: calls; invented: identifiers nothing had shown; F1: choice of tools"
 _EXPOSURES: Final = {"train": "families trained on", "unseen": "families never seen"}
 
 
 def render_table(evaluations: Mapping[str, Evaluation], console: Console) -> None:
-    """Print policies side by side: a row for each policy and each kind of family that it was evaluated on.
+    """Print policies side by side, for each kind of family that they were evaluated on.
 
     Args:
         evaluations: the name to show -> its evaluation.
     """
-    rows = [
-        (name, _EXPOSURES[exposure], *_cells(evaluation.by_exposure[exposure]))
-        for exposure in _EXPOSURES
-        for name, evaluation in evaluations.items()
-        if exposure in evaluation.by_exposure
+    sections = [
+        [(heading,), *((f"  {name}", *_cells(e.by_exposure[exposure])) for name, e in shown.items())]
+        for exposure, heading in _EXPOSURES.items()
+        if (shown := {name: e for name, e in evaluations.items() if exposure in e.by_exposure})
     ]
-    console.print(_table(("policy", "families", *COLUMNS), rows, sections=1))
-    if any(row[-2].startswith("≈") for row in rows):
-        console.print("≈ a quarter of the characters, where the policy records no tokens", style="dim")
+    _print(("policy", *COLUMNS), sections, console)
 
 
 def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print one evaluation: overall, by exposure, by difficulty and by family."""
-    console.print(_table((evaluation.config.policy, *COLUMNS), evaluation.rows()))
+    _print((evaluation.config.policy, *COLUMNS), [evaluation.rows()], console)
 
 
-def _table(headings: Sequence[str], rows: Sequence[tuple[str, ...]], sections: int | None = None) -> Table:
-    """A table of text; a line is drawn wherever column `sections` changes."""
-    table = Table()
-    texts = len(headings) - len(COLUMNS)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number < texts else "right")
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        ends = sections is not None and following is not None and row[sections] != following[sections]
-        table.add_row(*map(Text, row), end_section=ends)  # text, not markup: names come from users
-    return table
+def _print(headings: Sequence[str], sections: Sequence[Sequence[tuple[str, ...]]], console: Console) -> None:
+    """Print a table of names and numbers, a line between sections; a name that is too long is cut, never a number."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    columns = list(zip_longest(headings, *(row for section in sections for row in section), fillvalue=""))
+    widths = [max(map(len, column)) for column in columns]
+    room = console.width - sum(widths[1:]) - len(COLUMNS)
+    for heading, width in zip(headings, [min(widths[0], max(8, room)), *widths[1:]], strict=True):
+        justify: JustifyMethod = "right" if table.columns else "left"
+        table.add_column(Text(heading), justify=justify, no_wrap=True, width=width)
+    for section in sections:
+        for row in section:
+            table.add_row(*map(Text, row))  # text, not markup: names come from users
+        table.add_section()
+    console.print(table)
+    console.print(_LEGEND, style="dim", highlight=False)
+    if any(cell.startswith("≈") for section in sections for row in section for cell in row[-2:]):
+        console.print("≈ a quarter of the characters, where the policy records no tokens", style="dim")
 
 
 def _cells(scores: Scores) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Supervised fine-tuning with TRL's SFTTrainer: the loss is on the assistant's tokens only.
 
-Batches are grouped by length and padded on the right without an attention mask: under a causal mask a pad at the end
-is seen by no token that counts, and on a CPU attention without a mask is a third faster.
+A batch holds conversations of like length up to a number of tokens, and batches come in random order. They are padded
+on the right without an attention mask: under a causal mask a pad at the end is seen by no token that counts, and on a
+CPU attention without a mask is a third faster.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BASE_MODELS = ("toolenv-tiny", "toolenv-small")
+CHAT_STYLE = PromptStyle(dialect="hermes", aliases=False, system=True, tools=True)
 
 
 class LoraSettings(BaseModel):
@@ -46,7 +49,7 @@ class SFTSettings(BaseModel):
     model: str = Field("toolenv-tiny", description="A base model of toolenv, or any transformers causal model's path.")
     epochs: float = Field(1.0, gt=0, description="Passes over the data; less if `max_tokens` is reached before.")
     max_tokens: int | None = Field(None, gt=0, description="Budget in tokens, all roles counted.")
-    batch_size: int = Field(16, ge=1, description="Conversations a step and device.")
+    batch_tokens: int = Field(1_280, ge=16, description="Tokens a batch and device, padding counted.")
     accumulation: int = Field(1, ge=1, description="Batches a step.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak of the schedule.")
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
@@ -57,8 +60,8 @@ class SFTSettings(BaseModel):
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
-    style: PromptStyle = Field(
-        PromptStyle(), description="What the student is shown; only for models that read the toolenv dialect."
+    style: PromptStyle | None = Field(
+        None, description="What the student is shown; as the model's folder says, else tools and policy in full."
     )
 
 
@@ -80,8 +83,7 @@ def train_sft(
         A summary: examples, tokens, steps, seconds, tokens a second, first and last loss.
 
     Raises:
-        ModelError: there is no such model, or no trajectory is short enough to train on.
-        TemplateNotTrainable: the model's chat template does not tell the assistant's tokens.
+        ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.
     """
     settings = settings or SFTSettings()
     out = Path(out)
@@ -99,7 +101,7 @@ def train_sft(
         model = model.merge_and_unload()
     _save(model, tokenizer, style, out)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tokens = round(_tokens_a_step(examples, settings) * trainer.state.global_step)
+    tokens = round(_tokens(examples) * trainer.state.epoch)
     seconds = result.metrics["train_runtime"]
     summary = {
         "examples": len(examples),
@@ -117,23 +119,28 @@ def train_sft(
     return summary
 
 
-def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle | None]:
-    """The model to begin from, its tokenizer, and the style if it reads the toolenv dialect.
+def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle]:
+    """The model to begin from, its tokenizer, and what it is shown.
 
     Raises:
         ModelError: there is no such model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # its bars for loading and saving weights
     folder = base_model_path(settings.model) if settings.model in BASE_MODELS else Path(settings.model)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{settings.model}: no model there; name a folder, or one of {', '.join(BASE_MODELS)}")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-    own = settings.model in BASE_MODELS or (folder / STYLE_FILE).is_file()
-    return model, tokenizer, settings.style if own else None
+    if settings.style is not None:
+        return model, tokenizer, settings.style
+    if settings.model in BASE_MODELS or (folder / STYLE_FILE).is_file():
+        return model, tokenizer, PromptStyle.load(folder)
+    return model, tokenizer, CHAT_STYLE
 
 
 def _make_trainer(
@@ -156,14 +163,15 @@ def _make_trainer(
             if on_step is not None and logs and "loss" in logs:
                 on_step(state.global_step, state.max_steps, logs["loss"])
 
-    steps_an_epoch = math.ceil(len(examples) / (settings.batch_size * settings.accumulation))
-    steps = math.ceil(steps_an_epoch * settings.epochs)
+    batches = make_batches(examples, settings.batch_tokens, settings.seed)
+    steps = math.ceil(settings.epochs * len(batches) / settings.accumulation)
     if settings.max_tokens is not None:
-        steps = max(1, min(steps, round(settings.max_tokens / _tokens_a_step(examples, settings))))
+        tokens_a_step = _tokens(examples) / len(batches) * settings.accumulation
+        steps = max(1, min(steps, round(settings.max_tokens / tokens_a_step)))
     config = SFTConfig(
         output_dir=str(out / "checkpoints"),
         max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=1,  # a row is a whole batch
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
@@ -174,8 +182,6 @@ def _make_trainer(
         data_seed=settings.seed,
         bf16=settings.bf16,
         **{_checkpointing_field(SFTConfig): settings.gradient_checkpointing},
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_pin_memory=False,
@@ -194,7 +200,7 @@ def _make_trainer(
             target_modules=settings.lora.target_modules,
             task_type="CAUSAL_LM",
         )
-    rows = [{"input_ids": e.input_ids, "labels": e.labels, "length": len(e.input_ids)} for e in examples]
+    rows = [{"input_ids": [e.input_ids for e in batch], "labels": [e.labels for e in batch]} for batch in batches]
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -216,25 +222,37 @@ def _checkpointing_field(config: type[Any]) -> str:
     return new if new in config.__dataclass_fields__ else "gradient_checkpointing"
 
 
+def make_batches(examples: list[Example], batch_tokens: int, seed: int) -> list[list[Example]]:
+    """Batches of examples of like length, each of at most `batch_tokens` tokens when padded (or of one example)."""
+    rng = Random(seed)
+    batches: list[list[Example]] = [[]]
+    for example in sorted(examples, key=lambda example: (len(example.input_ids), rng.random())):
+        # Sorted by length, so the newest is the longest of its batch.
+        if batches[-1] and (len(batches[-1]) + 1) * len(example.input_ids) > batch_tokens:
+            batches.append([])
+        batches[-1].append(example)
+    return batches
+
+
 def _collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Pads on the right. Positions stand in for the mask, so that TRL can count tokens."""
+    """Pads a batch on the right to (B, T). Positions stand in for the mask, so that TRL can count tokens."""
     import torch
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        width = max(len(row["input_ids"]) for row in rows)
-        ids = [row["input_ids"] + [pad] * (width - len(row["input_ids"])) for row in rows]
-        labels = [row["labels"] + [IGNORED] * (width - len(row["labels"])) for row in rows]
-        positions = torch.arange(width).expand(len(rows), width)
+        (batch,) = rows
+        width = max(len(ids) for ids in batch["input_ids"])
+        ids = [ids + [pad] * (width - len(ids)) for ids in batch["input_ids"]]
+        labels = [labels + [IGNORED] * (width - len(labels)) for labels in batch["labels"]]
+        positions = torch.arange(width).expand(len(ids), width)
         return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "position_ids": positions}
 
     return collate
 
 
-def _tokens_a_step(examples: list[Example], settings: SFTSettings) -> float:
-    mean = sum(len(example.input_ids) for example in examples) / len(examples)
-    return mean * settings.batch_size * settings.accumulation
+def _tokens(examples: list[Example]) -> int:
+    return sum(len(example.input_ids) for example in examples)
 
 
 def _has_gpu() -> bool:
@@ -243,9 +261,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, style: PromptStyle | None, out: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, style: PromptStyle, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(str(out))
-    if style is not None:
-        style.save(out)
+    style.save(out)

@@ -7,8 +7,8 @@ never depend on the corpus; the byte alphabet and the merges come after them.
 
 Any text that can be written in UTF-8 comes back unchanged from ``decode(encode(text))``: there is no
 normalisation, no added space and no clean-up. What this module does not protect from: a special token
-that stands in a user's or a tool's text is read as that token. Whoever renders foreign text removes
-them first (``neutralise``).
+that stands in a user's or a tool's text is read as that token. The dialect, which
+renders foreign text, breaks them first (``toolenv.agents.dialects.neutralise``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ ALIASES: Final = tuple(f"<{letter}{number}>" for letter in ALIAS_LETTERS for num
 CONTEXT_LENGTH: Final = 1024
 VOCABULARY_SIZE: Final = 2048
 
-_RESERVED = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
 _ADDED = re.compile(r"<\|[a-z]+\|>|<[a-z]\d{1,2}>")
 
 # A word keeps one leading space or underscore, so `get_order_status` is `get`, `_order`, `_status`: pieces that
@@ -144,11 +143,6 @@ COMMON_WORDS: Final = tuple(
 def compact_json(value: Any) -> str:
     """JSON as the dialect writes it: no spaces, non-ASCII kept."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def neutralise(text: str) -> str:
-    """`text` with every special token broken by a space, so foreign text cannot open or close a turn."""
-    return _RESERVED.sub(lambda found: "<| " + found.group()[2:], text)
 
 
 def domain_corpus(weight: int = 1) -> Iterator[str]:

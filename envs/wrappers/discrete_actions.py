@@ -261,8 +261,6 @@ def _options(tool: Tool, name: str, slots: int) -> Iterator[Json | IdentifierSlo
         yield from (IdentifierSlot(mark.entity, place) for place in range(slots))
         return
     schema = tool.spec.parameters["properties"][name]
-    if "$ref" in schema:
-        schema = tool.spec.parameters["$defs"][schema["$ref"].rpartition("/")[2]]
     if "const" in schema:
         yield schema["const"]
     elif schema.get("type") == "boolean":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import signal
@@ -16,11 +15,10 @@ from random import Random
 
 import orjson
 import pytest
-from rich.console import Console
 
 from toolenv.agents.collect import WorkerLost, collect
-from toolenv.agents.dataset import DatasetBusy, DatasetMismatch, read_manifest, scenario_of, sole_writer
-from toolenv.agents.records import read_trajectories
+from toolenv.agents.dataset import DatasetMismatch, read_manifest, scenario_of
+from toolenv.agents.records import DatasetBusy, read_trajectories, sole_writer
 from toolenv.tools.errors import OperatorError, RecordError, ScenarioError
 
 JOB = {"n": 400, "seed": 5, "shard_size": 30}
@@ -185,7 +183,7 @@ def test_one_process_at_a_time_writes(tmp_path):
     collect("crm", "oracle", n=5, out=tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"n": 0}, {"processes": 0}, {"trials": 0}, {"shard_size": 0}, {"seed": -1}])
+@pytest.mark.parametrize("change", [{"n": 0}, {"processes": 0}, {"trials": 0}, {"shard_size": 0}])
 def test_numbers_out_of_range_are_refused(tmp_path, change):
     with pytest.raises(ValueError, match=f"{next(iter(change))} must be at least"):
         collect("crm", "oracle", **({"n": 5, "out": tmp_path / "data"} | change))
@@ -217,9 +215,9 @@ def test_the_death_of_a_worker_is_told_and_nothing_finished_is_lost(tmp_path, co
     job = {
         "scenario": "crm",
         "policy_spec": "faulty:0.5",
-        "n": 2_000,
+        "n": 800,
         "out": tmp_path,
-        "shard_size": 20,
+        "shard_size": 10,
         "processes": 2,
     }
 
@@ -240,10 +238,25 @@ def test_the_death_of_a_worker_is_told_and_nothing_finished_is_lost(tmp_path, co
     assert len(list(read_trajectories(tmp_path))) == 800
 
 
-def test_progress_is_shown_on_a_console_only(tmp_path, capsys):
-    collect("crm", "oracle", n=20, out=tmp_path / "silent")
-    assert capsys.readouterr() == ("", "")
-    shown = io.StringIO()
-    collect("crm", "oracle", n=20, out=tmp_path / "shown", progress=Console(file=shown, force_terminal=True, width=120))
-    assert "20/20" in shown.getvalue()
-    assert "trajectories/s" in shown.getvalue()
+def test_progress_tells_what_was_there_from_what_is_made(tmp_path, capsys):
+    told = []
+    job = {"n": 20, "out": tmp_path, "shard_size": 10, "progress": lambda count, fresh: told.append((count, fresh))}
+    collect("crm", "oracle", **job)
+    assert told == [(1, True)] * 20
+    (tmp_path / "part-00001.jsonl").unlink()
+    told.clear()
+    collect("crm", "oracle", **job)
+    assert told == [(10, False)] + [(1, True)] * 10
+    assert capsys.readouterr() == ("", ""), "nothing is printed"
+
+
+def test_seeds_that_records_can_not_keep_are_refused(tmp_path):
+    last = 2**63 - 1
+    collect("crm", "oracle", n=2, out=tmp_path / "last", seed=last - 1)
+    assert [trajectory.seed for trajectory in read_trajectories(tmp_path / "last")] == [last - 1, last]
+    for seed in (-1, last, 2**64):
+        with pytest.raises(ValueError, match=f"the 2 seeds from {seed} on must lie within 0 to {last}"):
+            collect("crm", "oracle", n=2, out=tmp_path / "beyond", seed=seed)
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetMismatch, match="is a file, not a folder"):
+        collect("crm", "oracle", n=2, out=tmp_path / "file")

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from toolenv.agents.collect import collect
-from toolenv.agents.exports import Format, export, export_dataset, import_messages
+from toolenv.agents.exports import MESSAGE_FORMATS, export, export_dataset, import_messages
 from toolenv.agents.records import read_trajectories
 from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.errors import RecordError
@@ -60,7 +60,7 @@ def test_sharegpt_alternates_between_those_who_ask_and_those_who_act(episode):
 
 
 def test_real_episodes_give_their_messages_back(faulty):
-    for format in Format:
+    for format in MESSAGE_FORMATS:
         for trajectory, row in zip(faulty, export(faulty, format, TOOLS), strict=True):
             assert import_messages(row, format) == trajectory.messages
 
@@ -68,9 +68,13 @@ def test_real_episodes_give_their_messages_back(faulty):
 def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match="alpaca"):
         export([], "alpaca", [])
+    with pytest.raises(ValueError, match="parquet keeps records, not messages; formats of messages are: openai, trl"):
+        export([], "parquet", [])
+    with pytest.raises(ValueError, match="parquet keeps records"):
+        import_messages({}, "parquet")
 
 
-@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("format", MESSAGE_FORMATS)
 def test_a_dataset_is_exported_beside_its_shards(tmp_path, format):
     collect("crm", "faulty:0.8", n=30, out=tmp_path, shard_size=20)
     trajectories = list(read_trajectories(tmp_path))
@@ -81,6 +85,17 @@ def test_a_dataset_is_exported_beside_its_shards(tmp_path, format):
     export_dataset(tmp_path, format, successful_only=True)
     assert len(path.read_bytes().splitlines()) == sum(trajectory.success for trajectory in trajectories) < 30
     assert len(list(read_trajectories(tmp_path))) == 30, "the export is not taken for a shard"
+
+
+def test_a_dataset_as_parquet_is_read_as_it_was(tmp_path):
+    collect("crm", "faulty:0.8", n=30, out=tmp_path)
+    path = export_dataset(tmp_path, "parquet")
+    assert path == tmp_path / "trajectories.parquet"
+    assert list(read_trajectories(path)) == list(read_trajectories(tmp_path))
+    export_dataset(tmp_path, "parquet", successful_only=True)
+    assert all(trajectory.success for trajectory in read_trajectories(path))
+    with pytest.raises(RecordError, match="a file; name the folder"):
+        export_dataset(path, "trl")
 
 
 def test_a_dataset_without_tools_is_not_exported(tmp_path):

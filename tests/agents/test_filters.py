@@ -12,13 +12,12 @@ import pytest
 from rich.console import Console
 
 from toolenv.agents.collect import collect
-from toolenv.agents.dataset import DatasetMismatch
-from toolenv.agents.filter_scores import TRUTHS, score_filters, score_table, wilson
+from toolenv.agents.dataset import DatasetMismatch, scenario_of
+from toolenv.agents.filter_scores import TRUTHS, score_filters, score_table
 from toolenv.agents.filters import (
     FILTERS,
     filter_dataset,
     hallucinated_arguments,
-    identifier_uses,
     malformed_calls,
     skipped_steps,
     wrong_state,
@@ -89,27 +88,6 @@ def test_an_identifier_from_an_earlier_reply_is_kept(acting, sampler, order):
     calls = call("get_order_by_id", order_id=order), call("get_customer_by_id", customer_id=customer)
     assert hallucinated_arguments(acting("order_status", *calls, answer()), sampler).keep
     assert not hallucinated_arguments(acting("order_status", calls[1], answer()), sampler).keep, "before the reply"
-
-
-@pytest.mark.parametrize("change", [str.lower, lambda order: [order], lambda order: order])
-def test_how_a_known_identifier_is_written_does_not_matter(acting, sampler, order, change):
-    trajectory = acting("order_status", call("get_order_status", order_id=change(order)), answer())
-    assert hallucinated_arguments(trajectory, sampler).keep
-
-
-@pytest.mark.parametrize("value", ["ORD", "1", 1, "", None, True, {}, [[]], "ORD-", "(("])
-def test_a_part_of_an_identifier_is_none(acting, sampler, order, scenario, value):
-    trajectory = acting("order_status", call("get_order_status", order_id=value), answer())
-    uses = list(identifier_uses(trajectory, scenario.toolbox))
-    assert all(not use.seen for use in uses)
-    assert len(uses) == isinstance(value, str | int) - (value == "") - (value is True)
-
-
-def test_an_email_in_another_is_none(acting, sampler):
-    trajectory = acting("order_status", call("find_customer_by_email", email="a@example.com"), answer())
-    longer = replace(trajectory, instruction="I am aa@example.com, or a@example.com.uk, or b.a@example.com.")
-    assert not hallucinated_arguments(longer, sampler).keep
-    assert hallucinated_arguments(replace(trajectory, instruction="I am A@example.com."), sampler).keep
 
 
 def test_answering_without_the_look_up_is_dropped(acting, sampler, order):
@@ -187,19 +165,17 @@ def test_without_faults_there_is_no_recall(play, sampler):
         assert score.to_json()["recall_interval"] is None
 
 
+def test_episodes_without_a_recorded_truth_are_not_scored(play, faulty, sampler):
+    assert {score.n for score in score_filters(play("random", range(20)), sampler)} == {0}
+    assert {score.n for score in score_filters([*play("random", range(20)), *faulty[:5]], sampler)} == {5}
+
+
 def test_the_scores_make_a_table(faulty, sampler):
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(score_table(score_filters(faulty[:50], sampler)))
     text = console.export_text()
     assert all(name in text for name in FILTERS)
     assert "1.000 [0." in text
-
-
-def test_the_wilson_interval():
-    assert wilson(0, 0) is None
-    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson(10, 10)[1] == 1.0
-    assert wilson(0, 10)[0] == 0.0
 
 
 # -- datasets ------------------------------------------------------------------------------------------
@@ -233,10 +209,24 @@ def test_a_file_beside_its_scenario_is_split_as_its_dataset_is(tmp_path):
     assert filter_dataset(file, FILTERS, tmp_path / "b") == whole
     kept = [list(read_trajectories(tmp_path / out / "kept")) for out in "ab"]
     assert kept[0] == kept[1]
-    alone = tmp_path / "alone.jsonl"
-    write_jsonl(kept[0], alone)
-    with pytest.raises(RecordError, match=r"scenario\.yaml: no such file, so the scenario must be named"):
-        filter_dataset(alone, FILTERS, tmp_path / "c")
+    with pytest.raises(RecordError, match=r"nowhere: no such file"):
+        filter_dataset(tmp_path / "nowhere", FILTERS, tmp_path / "c")
+
+
+def test_a_file_alone_is_of_the_shipped_scenario_if_the_versions_agree(tmp_path, play, scenario):
+    alone, count = tmp_path / "alone.jsonl", []
+    write_jsonl(play("faulty:0.8", range(20)), alone)
+    report = filter_dataset(alone, FILTERS, tmp_path / "a", progress=count.append)
+    assert report.kept + report.rejected == sum(count) == 20
+    older = tmp_path / "older.jsonl"
+    write_jsonl([replace(t, scenario_version="0" * 12) for t in play("oracle", range(5))], older)
+    with pytest.raises(RecordError, match=f"must be named; the crm that ships is {scenario.version}, and 0000"):
+        filter_dataset(older, FILTERS, tmp_path / "b")
+    assert filter_dataset(older, ["malformed_calls"], tmp_path / "b", scenario=scenario).kept == 5
+    other = tmp_path / "other.jsonl"
+    write_jsonl([replace(t, scenario="shop") for t in play("oracle", range(5))], other)
+    with pytest.raises(RecordError, match=r"scenario\.yaml: no such file, so the scenario must be named$"):
+        scenario_of(other)
 
 
 def test_filters_that_reject_nothing_or_everything(tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolenv.agents import records
-from toolenv.agents.exports import Format, export, import_messages
-from toolenv.agents.records import read_trajectories, whole_file, whole_folder, write_jsonl, write_parquet
+from toolenv.agents.exports import MESSAGE_FORMATS, export, import_messages
+from toolenv.agents.records import (
+    DatasetBusy,
+    read_trajectories,
+    require_writable,
+    whole_file,
+    whole_folder,
+    write_jsonl,
+    write_parquet,
+)
 from toolenv.agents.trajectory import Step, Timing, Trajectory, recordable
 from toolenv.envs.actions import parse_action
 from toolenv.tools.errors import RecordError
@@ -103,7 +114,7 @@ def test_what_is_written_comes_back_byte_for_byte(tmp_path_factory, name, batch)
     assert path.read_bytes() == first
 
 
-@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("format", MESSAGE_FORMATS)
 @settings(deadline=None)
 @given(trajectory=trajectories())
 def test_an_export_gives_the_messages_back(format, trajectory):
@@ -269,11 +280,44 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
 
 
 def test_a_folder_appears_only_when_it_is_whole(tmp_path):
-    (tmp_path / ".made.partial-1").mkdir()
+    (tmp_path / ".made.partial" / "left over").mkdir(parents=True)
+    (tmp_path / ".made.partial" / "left over, too").touch()
     with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "made") as partial:
         (partial / "missing" / "file").touch()
     assert not list(tmp_path.iterdir())
     with whole_folder(tmp_path / "made") as partial:
         (partial / "file").touch()
         assert not (tmp_path / "made").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "file"]
+
+
+def test_two_do_not_make_one_folder_at_once(tmp_path):
+    code = (
+        "from pathlib import Path; from toolenv.agents.records import whole_folder\n"
+        f"with whole_folder(Path({str(tmp_path / 'made')!r})): raise SystemExit('let in')"
+    )
+    with whole_folder(tmp_path / "made") as partial:
+        (partial / "file").touch()
+        with pytest.raises(DatasetBusy, match="another process is writing"), whole_folder(tmp_path / "made"):
+            pass
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "DatasetBusy" in other.stderr
     assert (tmp_path / "made" / "file").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_can_not_be_written_is_known_before(tmp_path):
+    (tmp_path / "file").touch()
+    require_writable(tmp_path / "file")
+    require_writable(tmp_path / "not" / "yet" / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(IsADirectoryError):
+        require_writable(tmp_path)
+    with pytest.raises(NotADirectoryError, match="file"):
+        require_writable(tmp_path / "file" / "below" / "it")
+
+
+def test_a_folder_without_the_right_to_write_is_known_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # whoever runs the tests may be root
+    with pytest.raises(PermissionError, match=re.escape(str(tmp_path))):
+        require_writable(tmp_path / "file")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from toolenv import cli
 from toolenv.cli import app, main
+from toolenv.scenarios import sampler
 
 runner = CliRunner()
 
@@ -64,6 +69,123 @@ def test_filter_splits_and_scores(dataset: Path, tmp_path: Path) -> None:
     assert "precision" in call("filter", dataset, "--score")
 
 
+def fail(*arguments: str | Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a command that can not do its work says: one line, and status 2."""
+    monkeypatch.setattr(sys, "argv", ["toolenv", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1, told
+    return told
+
+
+Fail = Callable[..., str]
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fail:
+    return partial(fail, capsys=capsys, monkeypatch=monkeypatch)
+
+
+def test_filter_says_that_unlabelled_episodes_score_nothing(failing: Fail, tmp_path: Path) -> None:
+    call("generate", "crm", "-n", "10", "--teacher", "random", "-o", tmp_path / "data", "-q")
+    told = failing("filter", tmp_path / "data", "-o", tmp_path / "out", "--score")
+    assert "nothing to score filters by: no trajectory is of the oracle or a faulty policy" in told
+    assert not (tmp_path / "out").exists()
+    call("filter", tmp_path / "data", "-o", tmp_path / "out", "-q")
+
+
+def test_episodes_of_an_evaluation_are_data(tmp_path: Path) -> None:
+    """They lie in a file without the scenario beside it: it is the shipped one, or is named."""
+    episodes = tmp_path / "new" / "episodes.jsonl"
+    call("evaluate", "crm", "-n", "10", "--trajectories", episodes, "-o", tmp_path / "new" / "evaluation.json", "-q")
+    assert json.loads(call("replay", episodes, "--json")) == {"replayed": 10, "differences": []}
+    call("filter", episodes, "-o", tmp_path / "out", "--score", "-q")
+    assert json.loads((tmp_path / "new" / "evaluation.json").read_text())["config"]["n"] == 10
+    desk = Path(__file__).parents[1] / "data" / "desk.yaml"
+    call("evaluate", desk, "-n", "10", "--trajectories", episodes, "-q")
+    call("filter", episodes, "--scenario", desk, "-o", tmp_path / "desk", "-q")
+    assert call("filter", episodes, "--scenario", desk, "--score")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_a_base_model_is_a_policy_by_its_name(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: Fail
+) -> None:
+    monkeypatch.setattr("toolenv.training.base_models.base_model_path", lambda name: tmp_path / f"folder of {name}")
+    option = "--policy" if command == "evaluate" else "--teacher"
+    told = failing(command, "crm", option, "toolenv-tiny", "-n", "1", "-q")
+    assert "no policy" in told
+    assert f"{tmp_path.name}/folder of toolenv-tiny" in told
+
+
+def test_nothing_solved_is_nothing_to_train_on(failing: Fail, tmp_path: Path) -> None:
+    call("generate", "crm", "-n", "10", "--teacher", "faulty:early_stop=1", "-o", tmp_path / "data", "-q")
+    assert (
+        failing("train", "sft", tmp_path / "data", "-o", tmp_path / "student")
+        .rstrip()
+        .endswith("nothing to train on: of its 10 trajectories none is solved")
+    )
+    call("filter", tmp_path / "data", "-o", tmp_path / "out", "-q")
+    assert "of its 0 trajectories none is solved" in failing("train", "sft", tmp_path / "out" / "kept")
+    assert not (tmp_path / "student").exists()
+
+
+def test_what_can_not_be_written_is_one_line_and_known_before_the_work(
+    failing: Fail, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolenv.training.evaluate.rollout", None)  # no episode is run
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.touch()
+    (folder / "manifest.json").mkdir(parents=True)
+    generate = ("generate", "crm", "-n", "2", "-q", "-o")
+    assert "is a file, not a folder" in failing(*generate, file)
+    assert "Not a directory" in failing(*generate, file / "below")
+    assert "manifest.json: Is a directory" in failing(*generate, folder)
+    for option in ("-o", "--trajectories"):
+        assert "folder: Is a directory" in failing("evaluate", "crm", option, folder)
+        assert "file: Not a directory" in failing("evaluate", "crm", option, file / "evaluation.json")
+    assert "file: Not a directory" in failing("train", "sft", dataset, "-o", file)
+    assert "Not a directory" in failing("filter", dataset, "-q", "-o", file / "below")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "crm", "--seed"),
+        ("evaluate", "crm", "--seed-start"),
+        ("train", "sft", "data", "--seed"),
+        ("base-model", "build", "tiny", "--seed"),
+        ("demo", "--seed"),
+    ],
+    ids=" ".join,
+)
+def test_a_seed_out_of_bounds_is_refused(arguments: tuple[str, ...]) -> None:
+    for seed in ("99999999999999999999999", str(2**63), "-1"):
+        result = runner.invoke(app, [*arguments, seed], catch_exceptions=False)
+        assert result.exit_code == 2
+        assert "seed" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_the_last_seed_can_be_generated_and_one_more_is_one_line(failing: Fail, tmp_path: Path) -> None:
+    last = str(cli.MAX_SEED)
+    assert cli.MAX_SEED == sampler.MAX_SEED
+    call("generate", "crm", "-n", "1", "--seed", last, "--format", "parquet", "-o", tmp_path / "data", "-q")
+    assert "must lie within 0 to" in failing("generate", "crm", "-n", "2", "--seed", last, "-o", tmp_path / "more")
+    assert "must lie within 0 to" in failing("evaluate", "crm", "-n", "2", "--seed-start", last)
+
+
+def test_an_extra_that_is_missing_is_named(failing: Fail, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    monkeypatch.setattr(cli, "app", lambda: importlib.import_module("trl"))
+    told = failing()
+    assert "trl is not installed" in told
+    assert "pip install 'toolenv[train]'" in told
+
+
 def test_replay_finds_nothing_in_what_was_just_made_and_something_in_what_was_changed(
     dataset: Path, tmp_path: Path
 ) -> None:
@@ -104,10 +226,15 @@ def test_audit_of_an_unsound_scenario_fails_and_names_the_family(tmp_path: Path)
         (["evaluate", "nowhere.yaml"], "no such file, and no shipped scenario"),
         (["evaluate", "crm", "--policy", "wizard"], "there is no policy 'wizard'"),
         (["evaluate", "crm", "--families", "nonsense"], "no family 'nonsense'"),
-        (["generate", "crm", "--teacher", "random", "--fault-rate", "0.5", "-o", "x"], "--fault-rate is for the oracle"),
+        (
+            ["generate", "crm", "--teacher", "random", "--fault-rate", "0.5", "-o", "x"],
+            "--fault-rate is for the oracle",
+        ),
         (["filter", "nowhere"], "nothing to do"),
         (["replay", "nowhere"], "nowhere"),
         (["train", "sft", "nowhere"], "nowhere"),
+        (["base-model", "build", "huge"], "no base model 'huge'; there is: tiny, small"),
+        (["export", "nowhere", "--format", "trl"], "nowhere"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -127,6 +254,6 @@ def test_bad_input_is_one_line_and_status_2(
 
 def test_the_program_runs_from_any_folder(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "toolenv.cli", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "toolenv", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "0.1.0"

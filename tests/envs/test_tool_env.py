@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import gc
+import hashlib
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
@@ -143,6 +148,53 @@ def test_options_that_name_nothing_are_the_operators_errors(env):
         ToolEnv(DESK, split="nowhere")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"family": "x"}, "desk has no family 'x'; it has order_status, "),
+        ({"task": "desk/order_status/x"}, "not a task of desk; write desk/FAMILY/SEED with a family of order_status, "),
+        ({"task": "desk/order_status/007"}, "not a task of desk"),
+        ({"task": "desk/order_status/٣"}, "not a task of desk"),
+        ({"task": f"desk/order_status/{2**63}"}, "a seed from 0 to 9223372036854775807"),
+        ({"task": "desk/order_status/" + "9" * 5_000}, "not a task of desk"),
+        ({"tsk": "desk/order_status/1"}, "reset has no option 'tsk'; there is: task, family"),
+        ({"task": 7}, "the option 'task' of reset is text; got 7"),
+        ({"family": None}, "the option 'family' of reset is text; got None"),
+        ({"family": "order_status", "task": "desk/order_status/1"}, "takes one option"),
+        (["family"], "options of reset are"),
+    ],
+)
+def test_options_are_checked(env, options, said):
+    env.reset(seed=3)
+    before = env.snapshot()
+    with pytest.raises((ScenarioError, ValueError), match=re.escape(said)):
+        env.reset(options=options)
+    assert env.snapshot() == before, "the episode goes on"
+
+
+@pytest.mark.parametrize("seed", [True, np.True_, -1, 2**63, 2**64, 1.0, "7"])
+def test_what_is_no_seed_is_refused(env, seed):
+    with pytest.raises(ValueError, match=r"a seed is a whole number from 0 to 2\*\*63 - 1; got "):
+        env.reset(seed=seed)
+
+
+def test_numpy_s_integers_are_seeds(env):
+    last = 2**63 - 1
+    for seed in (np.int64(7), np.uint8(7), np.array(7)):
+        assert env.reset(seed=seed)[1]["task"] == env.reset(seed=7)[1]["task"]
+    task = env.reset(seed=np.uint64(last))[1]["task"]
+    assert task.endswith(f"/{last}")
+    assert env.reset(options={"task": task})[1]["task"] == task
+
+
+def test_an_episode_has_at_least_one_step():
+    for max_steps in (0, -1):
+        with pytest.raises(ValueError, match=f"max_steps must be at least 1; got {max_steps}"):
+            ToolEnv(DESK, max_steps=max_steps)
+    with pytest.raises(TypeError):
+        ToolEnv(DESK, max_steps=2.5)
+
+
 def test_nothing_can_be_asked_of_an_episode_that_has_not_begun(env):
     for ask in (env.fork, env.snapshot, env.grade, lambda: env.task, lambda: env.messages, lambda: env.session):
         with pytest.raises(ResetNeeded):
@@ -173,6 +225,93 @@ def test_a_lost_sandbox_truncates_and_masks_the_reward():
     assert "success" not in info
     with pytest.raises(ResetNeeded):
         env.step({"answer": "x"})
+
+
+class FailingSandbox(EmbeddedSandbox):
+    """Loses what it is told to lose, and knows how many sessions are open."""
+
+    def __init__(self):
+        self.failing, self.open_sessions, self.closed = set(), 0, 0
+
+    def open(self, image, toolbox):
+        self.fail("open")
+        return FailingSession(image.open(), toolbox, self)
+
+    def fail(self, method):
+        if method in self.failing:
+            raise SandboxLost(f"{method}: the container is gone")
+
+    def close(self):
+        self.closed += 1
+
+
+class FailingSession(EmbeddedSession):
+    def __init__(self, world, toolbox, sandbox):
+        super().__init__(world, toolbox)
+        self._toolbox, self.sandbox = toolbox, sandbox
+        sandbox.open_sessions += 1
+
+    def fork(self):
+        self.sandbox.fail("fork")
+        return FailingSession(self._world.fork(), self._toolbox, self.sandbox)
+
+    def diff(self):
+        self.sandbox.fail("diff")
+        return super().diff()
+
+    def close(self):
+        super().close()
+        self.sandbox.open_sessions -= 1
+
+
+def test_a_sandbox_lost_at_reset_is_the_operators_and_reset_may_be_tried_again():
+    sandbox = FailingSandbox()
+    env = ToolEnv(DESK, sandbox=sandbox)
+    env.reset(seed=1)
+    sandbox.failing = {"open"}
+    with pytest.raises(SandboxLost, match="the container is gone"):
+        env.reset(seed=2)
+    assert sandbox.open_sessions == 0
+    with pytest.raises(ResetNeeded):
+        env.step({"answer": "x"})
+    sandbox.failing = set()
+    assert env.reset(seed=2)[1]["task"].endswith("/2")
+    env.close()
+    assert (sandbox.open_sessions, sandbox.closed) == (0, 0), "a sandbox that was given is the caller's to close"
+
+
+def test_a_sandbox_lost_at_fork_is_the_operators_and_the_episode_goes_on():
+    sandbox = FailingSandbox()
+    env = ToolEnv(DESK, sandbox=sandbox)
+    env.reset(seed=1)
+    before = env.snapshot()
+    sandbox.failing = {"fork"}
+    with pytest.raises(SandboxLost):
+        env.fork()
+    assert env.snapshot() == before
+    assert sandbox.open_sessions == 1
+    sandbox.failing = {"diff"}
+    info = env.step({"answer": "x"})[4]
+    assert info["sandbox_lost"], "nor can it be graded"
+
+
+def test_a_named_sandbox_is_closed_with_the_last_environment_that_uses_it(monkeypatch):
+    sandbox = FailingSandbox()
+    monkeypatch.setattr("toolenv.envs.tool_env.make_sandbox", lambda name: sandbox)
+    env = ToolEnv(DESK)
+    env.reset(seed=1)
+    fork, dropped = env.fork(), env.fork()
+    sandbox.failing = {"fork"}
+    with pytest.raises(SandboxLost):
+        fork.fork()
+    env.close()
+    env.close()
+    del dropped
+    gc.collect()
+    assert sandbox.closed == 0
+    fork.step({"answer": "Done."})
+    fork.close()
+    assert sandbox.closed == 1
 
 
 # -- fork, snapshot, restore ---------------------------------------------------------------------------
@@ -245,6 +384,59 @@ def test_a_snapshot_is_not_changed_by_going_on_and_can_be_restored_elsewhere(env
         assert target.step({"answer": "Done."})[0]["step"] == 2
     env.restore(snapshot)
     assert len(env.messages) == len(snapshot.messages)
+
+
+def test_a_snapshot_goes_on_in_another_process(env, tmp_path):
+    """By its bytes: compiled templates and databases do not travel, what they follow from does."""
+    env.reset(seed=1)
+    cancel(env)
+    snapshot = env.snapshot()
+    assert pickle.loads(pickle.dumps(snapshot)) == snapshot
+    assert copy.deepcopy(env.task).content == env.task.content
+    (tmp_path / "snapshot").write_bytes(pickle.dumps(snapshot))
+    code = """if True:
+        import hashlib, pickle, sys
+        from pathlib import Path
+        from toolenv.envs.tool_env import ToolEnv
+        env = ToolEnv(sys.argv[1])
+        env.restore(pickle.loads(Path(sys.argv[2]).read_bytes()))
+        actions = [{"name": "search_orders", "arguments": {"status": "cancelled"}}, "nonsense", {"answer": "Done."}]
+        steps = [env.step(action) for action in actions]
+        said = [(step[0]["result"].tobytes(), step[0]["instruction"].tobytes(), step[1:]) for step in steps]
+        print(hashlib.sha256(repr(said).encode()).hexdigest(), env.session.digest(), env.messages)
+    """
+    command = [sys.executable, "-c", code, str(DESK), str(tmp_path / "snapshot")]
+    there = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    actions = [{"name": "search_orders", "arguments": {"status": "cancelled"}}, "nonsense", {"answer": "Done."}]
+    steps = [env.step(action) for action in actions]
+    said = [(step[0]["result"].tobytes(), step[0]["instruction"].tobytes(), step[1:]) for step in steps]
+    here = f"{hashlib.sha256(repr(said).encode()).hexdigest()} {env.session.digest()} {env.messages}\n"
+    assert there == here
+
+
+def test_a_snapshot_that_does_not_fit_is_refused(env, tmp_path):
+    env.reset(options=STATUS_TASK)
+    snapshot = env.snapshot()
+    with pytest.raises(ValueError, match="its scenario is desk, and here it is crm"):
+        ToolEnv("crm").restore(snapshot)
+    changed = tmp_path / "desk.yaml"
+    changed.write_text(DESK.read_text() + "# changed\n")
+    with pytest.raises(ValueError, match=f"its scenario version is {env.scenario.version}, and here it is "):
+        ToolEnv(changed).restore(snapshot)
+    with pytest.raises(ValueError, match="its toolbox version is older"):
+        env.restore(dataclasses.replace(snapshot, toolbox_version="older"))
+    for _ in range(2):
+        env.step("nonsense")
+    short = ToolEnv(DESK, max_steps=2)
+    with pytest.raises(ValueError, match="it has taken 2 steps, and here max_steps is 2"):
+        short.restore(env.snapshot())
+    short.reset(options=STATUS_TASK)
+    short.step("nonsense")
+    assert short.step("nonsense")[3]
+    end = short.snapshot()
+    ToolEnv(DESK, max_steps=2).restore(end)
+    with pytest.raises(ValueError, match="max_steps is 1"):
+        ToolEnv(DESK, max_steps=1).restore(end)
 
 
 def test_grading_on_the_way_changes_nothing(env):

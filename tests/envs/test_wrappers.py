@@ -8,6 +8,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import gymnasium
 import numpy as np
@@ -18,8 +19,11 @@ from toolenv.envs.actions import Call
 from toolenv.envs.spaces import decode_text
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.envs.wrappers import CallTextSpace, DiscreteActions, EntityAliases, TextActions
+from toolenv.tools.calls import READ
+from toolenv.tools.declaration import tool
 from toolenv.tools.errors import MalformedCall
 from toolenv.tools.identifiers import EMAIL
+from toolenv.tools.toolbox import Toolbox
 
 REPOSITORY = Path(__file__).parents[2]
 DESK = REPOSITORY / "tests" / "data" / "desk.yaml"
@@ -257,6 +261,40 @@ def test_wrappers_are_recorded_in_the_spec():
     assert again.choices == env.choices
     assert gymnasium.make(EntityAliases(crm()).spec).reset(seed=1)[1]["task"] == crm().reset(seed=1)[1]["task"]
     pickle.dumps(partial(EntityAliases, identifiers=(EMAIL,)))
+
+
+@tool(effect=READ)
+def pack(world: object, size: Literal["small", "large"], gift: bool, kind: Literal["box"]) -> None:
+    """Pack it.
+
+    Args:
+        size: How large.
+        gift: Whether it is a gift.
+        kind: In what.
+    """
+
+
+@tool(effect=READ)
+def ping(world: object) -> str:
+    """Answer."""
+    return "pong"
+
+
+@tool(effect=READ)
+def write_down(world: object, text: str) -> None:
+    """Write it down.
+
+    Args:
+        text: What.
+    """
+
+
+def test_enumerations_booleans_and_constants_are_listed():
+    env = ToolEnv(DESK)
+    env.toolbox = Toolbox([pack, ping, write_down])
+    calls = [str(choice) for choice in DiscreteActions(env).choices if str(choice)[:6] != "answer"]
+    sizes = [f"pack(size={size}, gift={gift}, kind=box)" for size in ("small", "large") for gift in (False, True)]
+    assert calls == [*sizes, "ping()"]
 
 
 @pytest.mark.slow

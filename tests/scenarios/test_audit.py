@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from toolenv.scenarios import audit as auditing
-from toolenv.scenarios.audit import AuditReport, audit, default_seeds
+from toolenv.scenarios.audit import audit, default_seeds
+from toolenv.scenarios.audit_report import MUST_FAIL, MUST_SUCCEED, POLICIES, AuditReport
 from toolenv.scenarios.loading import find_scenario, parse_scenario
 from toolenv.scenarios.splits import Split, split_of
 from toolenv.tools.errors import ScenarioError
@@ -35,13 +35,13 @@ def test_an_untouched_family_passes() -> None:
     assert family.ok
     assert family.seeds == len(SEEDS)
     assert family.steps == (3, 3)
-    for policy in auditing.POLICIES:
+    for policy in POLICIES:
         assert policy in family.outcomes or policy in family.not_applicable, "the report is explicit about every policy"
     for policy, outcome in family.outcomes.items():
         assert outcome.tried >= len(SEEDS)
-        if policy in auditing.MUST_SUCCEED:
+        if policy in MUST_SUCCEED:
             assert outcome.rate == 1
-        if policy in auditing.MUST_FAIL:
+        if policy in MUST_FAIL:
             assert outcome.rate == 0
 
 
@@ -70,7 +70,7 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
         "gold",
         ('changes: [{update: customers, where: {id: "{{ customer.id }}"}, to: {tier: "{{ tier }}"}}]', "changes: []"),
     ),
-    "another value is expected": ("cancel_order", "gold", ("to: {status: cancelled}", "to: {status: returned}")),
+    "another value is expected": ("cancel_order", "gold", ("to: {status: cancelled, ", "to: {status: returned, ")),
     "the plan forgets a write": (
         "refund_order",
         "gold",
@@ -99,12 +99,32 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
         "grounded",
         ("- How far is my order {{ order.id }}?", "- How far is my order?"),
     ),
-    "any answer is right": ("policy_question", "parrot", ('answer: [{contains: "{{ topic.fact }}"}]', "answer: []")),
+    "any answer is right": (
+        "policy_question",
+        "parrot",
+        ("answer:\n", "answer: []\n"),
+        ('        - one_of:\n            is: {any_of: "{{ topic.facts }}"}\n', ""),
+        ('            among: [{any_of: [30 days, 30-day, thirty days]}, "50", 5 days, 9 to 17, before shipping]', ""),
+    ),
     "nothing is asked of the answer": (
         "missing_id",
         "random_valid",
-        ("answer: [{asks: [order id, order number, e-mail, email]}]", "answer: []"),
+        ("answer: [{asks: [order id, order number, e-mail, email, e-mails, mail address]}]", "answer: []"),
     ),
+    "a reason is not asked for": (
+        "cancel_too_late",
+        "dump",
+        ("among: [pending, packed, shipped, delivered, returned, suspended, closed, at most 50]", "among: []"),
+    ),
+    "a fact may stand beside others": (
+        "policy_question",
+        "dump",
+        (
+            'among: [{any_of: [30 days, 30-day, thirty days]}, "50", 5 days, 9 to 17, before shipping]',
+            "among: [xx, yy]",
+        ),
+    ),
+    "an undone write is as good": ("set_tier", "superfluous", ("    goal:\n", "    goal:\n      writes: 9\n")),
     "a plan that does not render": ("order_status", "gold", ("{{ found.status }}", "{{ found.state }}")),
     "a world without such rows": ("gold_refused", "gold", ("where: status != 'active'", "where: status = 'gone'")),
     "a goal that can not be evaluated": (
@@ -112,7 +132,7 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
         "gold",
         ('number: "{{ count.n }}"', 'number: "{{ order.id }}"'),
     ),
-    "a goal that does not render": ("order_count", "gold", ('number: "{{ count.n }}"', 'number: "{{ count.m }}"')),
+    "a goal that does not render": ("order_count", "gold", ('number: "{{ count.n }}"', 'number: "{{ [count][0].m }}"')),
 }
 
 

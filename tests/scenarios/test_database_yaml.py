@@ -89,7 +89,7 @@ def test_joins_need_a_query_or_several_look_ups(scenario: Scenario, sampler: Sam
 
 
 def test_texts_are_short_enough_for_a_small_student(scenario: Scenario, sampler: Sampler) -> None:
-    assert len(scenario.file.policy.split()) <= 90
+    assert len(scenario.file.policy.split()) <= 95
     for name in scenario.families:
         for seed in range(8):
             task = sampler.task_of(name, seed)
@@ -126,15 +126,16 @@ def test_who_carries_out_what_the_policy_forbids_fails(
     for seed in range(5):
         task = sampler.task_of(refused, seed)
         world, run = task.world.open(), CompiledPlan(scenario.families[allowed].plan).start(task.variables)
-        results, answer = [], None
+        results, answer, writes = [], None, 0
         while (step := run.next()) is not None:
             answer = step.answer
             if step.call is not None:
                 result = scenario.toolbox.dispatch(world, step.call.name, step.call.arguments)
                 assert result.ok, "the database would let it happen"
                 results.append(result.text)
+                writes += scenario.toolbox[step.call.name].writes
                 run.feed(result.content)
-        grade = task.grade(answer=answer, diff=world.diff(), results=results)
+        grade = task.grade(answer=answer, diff=world.diff(), results=results, violations=(), writes=writes)
         assert not grade.state
         assert not grade.success
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -23,11 +24,15 @@ def grade(
     instruction: str = "",
     diff: tuple[RowChange, ...] = (),
     results: tuple[Any, ...] = (),
+    violations: tuple[str, ...] = (),
+    writes: int = 0,
     **variables: Any,
 ) -> Grade:
-    compiled = CompiledGoal(Goal.model_validate(goal), IDENTIFIERS)
+    compiled = CompiledGoal(Goal.model_validate(goal), IDENTIFIERS, today="2026-03-15")
     texts = [orjson.dumps(result).decode() for result in results]
-    return compiled.grade(variables, instruction, answer=answer, diff=diff, results=texts)
+    return compiled.grade(
+        variables, instruction, answer=answer, diff=diff, results=texts, violations=violations, writes=writes
+    )
 
 
 def answers(check: dict[str, Any], answer: str, instruction: str = "", **variables: Any) -> bool:
@@ -52,7 +57,26 @@ def test_no_answer_and_an_endless_one_are_wrong(answer: str | None) -> None:
         ({"contains": "paid"}, "It is paid.", True),
         ({"contains": "paid"}, "It is PAID", True),
         ({"contains": "paid"}, "It is unpaid.", False),
-        ({"contains": "paid"}, "It is prepaid_ok paid_up", False),
+        ({"contains": "paid"}, "It is prepaid paid4", False),
+        ({"contains": "in_transit"}, "It is in transit.", True),
+        ({"contains": "in_transit"}, "It is in_transit.", True),
+        ({"contains": "cancelled"}, "It is canceled.", True),
+        ({"contains": {"any_of": ["welcome", "pleasure"]}}, "My pleasure!", True),
+        ({"contains": {"any_of": ["welcome", "pleasure"]}}, "Hm!", False),
+        ({"contains": ["a", {"any_of": "{{ ['b', 'c'] }}"}]}, "a and c", True),
+        ({"contains": "paid"}, "It is not paid.", False),
+        ({"contains": "paid"}, "It has not been fully paid.", False),
+        ({"contains": "paid"}, "It isn\u2019t paid.", False),
+        ({"contains": "paid"}, "non-paid", False),
+        ({"contains": "paid"}, "It is not open, it is paid.", True),
+        ({"contains": "paid"}, "It is not open but paid.", True),
+        ({"contains": "paid"}, "Paid, but not paid.", False),
+        ({"contains": 10}, "No credit of 10 was given.", False),
+        ({"contains": "ORD-00001"}, "No refund for ORD-00001 is due.", True),
+        ({"contains": "ORD-00001"}, "It is not ORD-00001.", False),
+        ({"one_of": {"is": "silver", "among": ["gold", "silver"]}}, "silver, not gold", True),
+        ({"one_of": {"is": {"any_of": ["no", "none"]}, "among": ["yes", {"any_of": ["no", "nope"]}]}}, "None.", True),
+        ({"excludes": ["gold"]}, "not gold", True),
         ({"contains": ["a", "b"]}, "a and b", True),
         ({"contains": ["a", "b"]}, "a only", False),
         ({"contains": 12.5}, "It costs 12.50.", True),
@@ -69,6 +93,17 @@ def test_no_answer_and_an_endless_one_are_wrong(answer: str | None) -> None:
 )
 def test_words_of_an_answer(check: dict[str, Any], answer: str, right: bool) -> None:
     assert answers(check, answer) is right
+
+
+TEXT = st.text("abAB_éÉß1 .-", max_size=8)
+
+
+@given(TEXT, TEXT)
+def test_a_word_is_found_where_it_stands_alone_in_whatever_case(word: str, answer: str) -> None:
+    answer = f"So: {answer}"
+    spaced, said = word.replace("_", " "), answer.replace("_", " ")  # they are the same
+    alone = re.search(rf"(?<!\w){re.escape(spaced)}(?!\w)", said, re.IGNORECASE)
+    assert answers({"contains": "{{ word }}"}, answer, word=word) is (alone is not None)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +138,81 @@ def test_an_expected_number_that_is_none_is_the_operators_error() -> None:
         ("I cannot cancel it, it is delivered.", True),
         ("It can't be done: DELIVERED.", True),
         ("That is not possible, as it is delivered", True),
+        ("Cancelling is impossible: it is delivered.", True),
+        ("I can not cancel delivered orders.", True),
+        ("It cannot be cancelled because it has been delivered.", True),
         ("I cannot do that.", False),  # no reason
         ("It is delivered.", False),  # no refusal
         ("Cancelled!", False),
+        ("I cannot do that, it is undelivered.", False),
+        ("I cannot do that, it is not delivered.", False),
+        ("I cannot do that: pending paid delivered.", False),  # all that could be
+        ("I cannot say why, but I have cancelled it. It was delivered.", False),
+        ("I've now refunded it. I cannot cancel it, it is delivered.", False),
+        ("It has been cancelled. I cannot say more, it was delivered.", False),
+        ("Done. I cannot cancel it, it is delivered.", False),
+        ("I cannot cancel it, it is delivered. Once it is returned, I can pay back.", True),
     ],
 )
-def test_a_refusal_declines_and_gives_the_reason(answer: str, right: bool) -> None:
-    assert answers({"refuses": ["{{ status }}", "shipped"]}, answer, status="delivered") is right
+def test_a_refusal_declines_and_gives_the_reason_and_claims_nothing(answer: str, right: bool) -> None:
+    check = {"refuses": {"because": ["{{ status }}", "shipped"], "among": ["pending", "paid", "delivered"]}}
+    assert answers(check, answer, status="delivered") is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("I cannot refund it, it is already refunded.", True),
+        ("I cannot do that; I have already refunded it.", True),
+        ("I cannot do that, it has been refunded already.", True),
+        ("I cannot do that. I have refunded what was already due.", False),
+    ],
+)
+def test_an_act_that_is_the_reason_may_be_named(answer: str, right: bool) -> None:
+    assert answers({"refuses": {"because": ["already", "already refunded"]}}, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("Welcome!", True),
+        ("Welcome! I have refunded your order.", False),
+        ("Welcome! I returned it and then refunded it.", False),
+        ("I could not do that: welcome.", False),
+        ("Welcome, we are unable to help.", False),
+        ("Welcome. That was not possible.", False),
+    ],
+)
+def test_an_answer_neither_gives_up_nor_claims_what_is_not_asked_for(answer: str, right: bool) -> None:
+    assert answers({"contains": "welcome"}, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("I have cancelled it.", True),
+        ("I changed it, it is cancelled.", True),
+        ("I have cancelled and refunded it.", False),
+        ("I could not do that: cancelled.", False),
+        ("I could not return it, so it is cancelled.", False),
+    ],
+)
+def test_an_act_of_the_goal_may_be_claimed(answer: str, right: bool) -> None:
+    assert (
+        grade(
+            {"answer": [{"contains": "cancelled"}], "changes": [CANCEL]}, answer, diff=(CANCELLED,), id="ORD-00001"
+        ).success
+        is right
+    )
+
+
+def test_where_the_goal_depends_on_a_condition_another_way_may_be_told() -> None:
+    goal = {"answer": [{"contains": "cancelled"}], "changes": [{**CANCEL, "when": "{{ true }}"}]}
+    for answer, right in (
+        ("I could not return it, so it is cancelled.", True),
+        ("I could not return it. Cancelled.", False),
+    ):
+        assert grade(goal, answer, diff=(CANCELLED,), id="ORD-00001").success is right
 
 
 @pytest.mark.parametrize(
@@ -117,7 +220,9 @@ def test_a_refusal_declines_and_gives_the_reason(answer: str, right: bool) -> No
     [
         ("Which order id is it?", True),
         ("Could you give me your E-MAIL?", True),
-        ("Please give me the order id.", False),
+        ("Please give me the order id.", True),
+        ("Tell me your e-mail.", True),
+        ("There is no order id.", False),
         ("Why?", False),
     ],
 )
@@ -209,6 +314,44 @@ def test_any_value_is_fine_for_a_star() -> None:
     assert not state([{"insert": "notes", "to": {"ticket_id": "*"}}], note).success
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "right"),
+    [
+        ("order_id", None, True),
+        ("created_on", "2026-03-15", True),
+        ("created_on", "2026-03-14", False),
+        ("order_id", "ORD-00002", False),
+        ("status", "open", False),
+    ],
+)
+def test_an_unlisted_column_of_a_new_row_is_its_key_empty_or_today(column: str, value: Any, right: bool) -> None:
+    note = row("notes", "insert", "NOT-00001", id="NOT-00001", text="hello", **{column: value})
+    assert state([{"insert": "notes", "to": {"text": "hello"}}], note).success is right
+    assert state([{"insert": "notes", "to": {"text": "hello", column: "*"}}], note).success
+
+
+def test_a_column_may_have_one_of_several_values() -> None:
+    change = {"insert": "notes", "to": {"text": {"any_of": ["a", None]}}}
+    for text, right in (("a", True), (None, True), ("b", False)):
+        assert state([change], row("notes", "insert", "NOT-00001", text=text)).success is right
+
+
+@pytest.mark.parametrize(
+    ("goal", "writes", "right"),
+    [
+        ({"changes": [CANCEL]}, 1, True),
+        ({"changes": [CANCEL]}, 2, False),
+        ({"changes": [CANCEL], "writes": 2}, 2, True),
+        ({"changes": [CANCEL], "writes": "{{ 1 + 1 }}"}, 3, False),
+    ],
+)
+def test_writes_that_cancel_out_are_superfluous(goal: dict[str, Any], writes: int, right: bool) -> None:
+    found = grade(goal, diff=(CANCELLED,), writes=writes, id="ORD-00001")
+    assert found.success is found.writes is right
+    assert found.state, "the final world is right either way"
+    assert any("superfluous write" in failure for failure in found.failures) is not right
+
+
 def test_each_row_explains_one_expected_change() -> None:
     note = {"insert": "notes", "to": {"text": "hello"}}
     first, second = (row("notes", "insert", f"NOT-0000{n}", text="hello") for n in (1, 2))
@@ -253,12 +396,31 @@ def test_a_change_is_expected_only_under_its_condition(unpaid: bool, diff: tuple
         ([[True]], [{"n": True}], True),
         ([[None]], [{"n": None}], True),
         ([["Zoë"]], [{"n": "Zoë"}], True),
+        ([["ORD-00001", {"any_of": ["paid", "open"]}]], [{"id": "ORD-00001", "status": "open"}], True),
+        ([["ORD-00001", {"any_of": ["paid", "open"]}]], [{"id": "ORD-00001", "status": "void"}], False),
+        ([{"any_of": [["ORD-00001", "paid"], ["INV-00001"]]}], [{"id": "INV-00001"}], True),
+        ([{"any_of": [["ORD-00001", "paid"], ["INV-00001"]]}], [{"id": "ORD-00001"}], False),
     ],
 )
 def test_facts_must_stand_in_one_result_together(seen: Any, results: list[Any], right: bool) -> None:
     found = grade({"seen": seen}, results=tuple(results))
     assert found.seen is right
     assert found.success is right
+
+
+def test_to_refuse_a_tools_own_refusal_is_a_look_up() -> None:
+    told = ('{"error":{"message":"order ORD-00001 is shipped and can not be cancelled"}}',)
+    refusal = {"answer": [{"refuses": {"because": ["shipped"]}}], "seen": [["ORD-00001", "shipped"]]}
+    assert grade(refusal, "I cannot, it is shipped.", violations=told).success
+    assert not grade({"seen": [["ORD-00001", "shipped"]]}, violations=told).seen
+    assert not grade({**refusal, "seen": [["ORD-00002", "shipped"]]}, "I cannot, it is shipped.", violations=told).seen
+
+
+def test_a_template_that_fails_names_its_field() -> None:
+    goal = Goal.model_validate({"answer": [{"contains": "a"}, {"contains": "{{ order.x }}"}]})
+    compiled = CompiledGoal(goal, IDENTIFIERS, place="mini: families.one.goal")
+    with pytest.raises(ScenarioError, match=r"mini: families\.one\.goal\.answer\[1\]\.contains: "):
+        compiled.grade({"order": {}}, "", answer="a", diff=(), results=())
 
 
 def test_a_lucky_guess_is_no_solution() -> None:
@@ -276,7 +438,7 @@ def test_grading_never_fails_on_what_an_agent_says(answer: str, results: list[st
             {"number": 5},
             {"one_of": {"is": "a", "among": ["a", "b"]}},
             {"excludes": ["x"]},
-            {"refuses": ["late"]},
+            {"refuses": {"because": ["late"]}},
             {"asks": ["id"]},
         ],
         "seen": [["a", 1]],

@@ -150,6 +150,35 @@ BROKEN = {
         "families.status.phrasings[0]",
         "unknown variable ordre",
     ),
+    "unknown column of a row": (
+        "status of {{ order.id }}",
+        "status of {{ order.stat }}",
+        "families.status.phrasings[0]",
+        "order has no column stat; it has id, customer_id",
+    ),
+    "unknown column by its name": (
+        "status of {{ order.id }}",
+        "status of {{ order['stat'] }}",
+        "families.status.phrasings[0]",
+        "order has no column stat",
+    ),
+    "unknown column of a query": (
+        "      amount: {integer",
+        '      owner: {query: "SELECT id FROM customers WHERE id = {{ order.customer_id }}",'
+        ' require: "{{ owner.name }}"}\n'
+        "      amount: {integer",
+        "families.status.variables.owner.require",
+        "owner has no column name; it has id",
+    ),
+    "unknown locale": ("{worlds: 2,", "{worlds: 2, locale: xx_XX,", "population.locale", "no locale 'xx_XX'"),
+    "too many orders": ("orders: 20}", "orders: 20001}", "population.orders", "less than or equal to 20000"),
+    "too many products": ("products: 6", "products: 701", "population.products", "less than or equal to 700"),
+    "no alternatives": (
+        'contains: "{{ order.status }}"',
+        'contains: {anyof: "{{ order.status }}"}',
+        "families.status.goal.answer[0].contains",
+        "any_of",
+    ),
     "a result before its call": (
         "think: I look it up.",
         "think: It is {{ found }}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,7 @@ families:
         answer: "It is {{{{ found.Composer }}}}."
     goal:
       seen: ["{{{{ track.Composer }}}}"]
-      answer: [{{contains: "{{{{ track.Composer }}}}"}}]
+      answer: [{{one_of: {{is: "{{{{ track.Composer }}}}", among: [Mozart, Chopin, Verdi, Bach]}}}}]
       changes:
         - update: Track
           where: {{TrackId: "{{{{ track.TrackId }}}}"}}
@@ -136,6 +137,25 @@ def test_a_sqlite_file_in_a_folder_of_its_own(write: Write, tmp_path: Path, mode
 def test_every_split_has_the_one_world(write: Write) -> None:
     sampler = Sampler(load_scenario(write()))
     assert len({id(sampler.task(seed).world) for seed in (0, 1, 800_000, 900_000)}) == 1
+
+
+def test_a_task_can_be_pickled(write: Write) -> None:
+    task = Sampler(load_scenario(write("data/music.sql"))).task(3)
+    twin = pickle.loads(pickle.dumps(task))
+    assert twin.instruction == task.instruction
+    assert twin.world.data == task.world.data
+
+
+def test_its_worlds_have_no_today(write: Write) -> None:
+    """A new row may hold the day on which generated worlds stand still; a database of one's own has no such day."""
+    assert load_scenario(write()).worlds.today == ""
+    assert load_scenario("database").worlds.today == "2026-03-15"
+
+
+def test_a_misspelt_column_of_a_row_is_found(write: Write) -> None:
+    path = write()
+    path.write_text(path.read_text().replace("track.Composer | upper", "track.Compose | upper"))
+    assert problem_of(path).endswith("track has no column Compose; it has TrackId, Name, AlbumId, Composer, Price")
 
 
 def test_an_environment_runs_on_it(write: Write) -> None:

@@ -149,3 +149,36 @@ def test_runs_of_one_plan_do_not_touch_each_other_or_the_variables() -> None:
     assert first.next() == PlannedStep("Done.", answer="paid")
     assert second.next() == PlannedStep("Done.", answer="shipped")
     assert variables == {"id": "x"}
+
+
+# -- calls chosen from outside -------------------------------------------------------------------------
+
+
+def test_a_guided_run_offers_every_call_of_a_step_and_takes_what_the_chosen_one_takes() -> None:
+    other = {"call": "search_orders", "with": {"query": "{{ id }}"}, "take": "{{ result.orders[0] }}"}
+    run = plan({**LOOK, "or": [other]}, {"think": "t", "call": "ship", "with": {"to": "{{ found.city }}"}}, END).guided(
+        {"id": "ORD-00001"}
+    )
+    look, search = run.options()
+    assert (look.name, search) == ("get_order_by_id", ToolCall("search_orders", {"query": "ORD-00001"}))
+    run.feed({"orders": [{"city": "Bonn"}]}, 1)
+    assert (run.position, run.options()) == (1, [ToolCall("ship", {"to": "Bonn"})])
+    run.feed({})
+    assert run.options() == [], "the answer is due"
+
+
+def test_a_guided_run_passes_over_steps_whose_condition_does_not_hold() -> None:
+    skipped = {"think": "t", "call": "ship", "with": {}, "when": "{{ found.status == 'lost' }}"}
+    run = plan(LOOK, skipped, END).guided({"id": "ORD-00001"})
+    with pytest.raises(TemplateError):
+        plan(skipped, END).guided({}).options()
+    run.options()
+    run.feed({"status": "paid"})
+    assert (run.options(), run.position) == ([], 2)
+
+
+def test_an_error_is_remembered_whole() -> None:
+    run = plan({**LOOK, "take": "{{ result.status }}"}, END).guided({"id": "ORD-00001"})
+    run.options()
+    run.feed({"error": {"type": "not_found"}})
+    assert run.context["found"] == {"error": {"type": "not_found"}}

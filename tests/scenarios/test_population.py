@@ -149,6 +149,8 @@ BREACHES = {
         SELECT id FROM shipments WHERE (delivered_on IS NOT NULL) <> (status = 'delivered')""",
     "only a label has no day of shipping": """
         SELECT id FROM shipments WHERE (shipped_on IS NULL) <> (status = 'label_created')""",
+    "exactly the orders that were cancelled or returned have a reason": """
+        SELECT id FROM orders WHERE (closed_reason IS NULL) = (status IN ('cancelled', 'returned'))""",
     "orders are placed by customers who exist, until today": """
         SELECT o.id FROM orders o JOIN customers c ON c.id = customer_id
         WHERE placed_on NOT BETWEEN created_on AND '2026-03-15'""",

@@ -219,7 +219,7 @@ def test_conditions_that_never_hold_name_the_task(variables: str) -> None:
 
 def test_a_template_that_fails_names_the_variable() -> None:
     with pytest.raises(ScenarioError, match=r"families\.one\.variables\.bad: .*nothing"):
-        with_variables("      bad: {value: '{{ order.nothing }}'}\n").task(5)
+        with_variables("      bad: {value: '{{ [order][0].nothing }}'}\n").task(5)
 
 
 def test_phrasings_vary_and_take_the_values() -> None:
@@ -235,3 +235,13 @@ def test_what_is_drawn_depends_on_the_world_alone() -> None:
             task.world.open().one("SELECT * FROM orders WHERE id = ?", (task.variables["order"]["id"],))
             == task.variables["order"]
         )
+
+
+def test_a_plan_that_fails_names_scenario_family_and_step() -> None:
+    source = load_scenario("crm").source.replace(b"found.status }}, so it can be escalated", b"found.state }}, yes")
+    task = Sampler(parse_scenario(source), "all").task_of("escalate_and_note", 3)
+    run = task.start_plan()
+    run.next()
+    run.feed({"status": "open"})
+    with pytest.raises(ScenarioError, match=r"crm: families\.escalate_and_note\.plan\[1\]: .*state"):
+        run.next()

@@ -119,7 +119,7 @@ WRITES: dict[str, tuple[dict[str, Any], str, list[tuple[str, str, str]]]] = {
     "cancel_order": (
         {"order_id": order("pending"), "reason": "changed_mind"},
         "order_id status refund_due",
-        [("invoices", "update", "status"), ("orders", "update", "status")],
+        [("invoices", "update", "status"), ("orders", "update", "closed_reason status")],
     ),
     "update_shipping_address": (
         {"order_id": order("packed"), "address": "1 New Road, Springfield"},
@@ -129,7 +129,7 @@ WRITES: dict[str, tuple[dict[str, Any], str, list[tuple[str, str, str]]]] = {
     "return_order": (
         {"order_id": RETURNABLE, "reason": "damaged"},
         "order_id status refund_due",
-        [("orders", "update", "status")],
+        [("orders", "update", "closed_reason status")],
     ),
     "report_lost_shipment": ({"order_id": LATE}, "order_id shipment_id status", [("shipments", "update", "status")]),
     "mark_invoice_paid": (
@@ -254,6 +254,13 @@ def test_one_s_own_e_mail_address_is_not_taken(world: World) -> None:
 
 
 # -- searches -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "query"), [("cancel_order", order("paid")), ("return_order", RETURNABLE)])
+def test_the_reason_of_closing_an_order_is_kept(world: World, name: str, query: str) -> None:
+    order_id = world.value(query)
+    assert call(world, name, order_id=order_id, reason="wrong_item").ok
+    assert world.value("SELECT closed_reason FROM orders WHERE id = ?", (order_id,)) == "wrong_item"
 
 
 def test_pages_cover_all_orders_of_a_customer_newest_first(world: World) -> None:

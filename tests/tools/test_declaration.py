@@ -215,15 +215,8 @@ def test_the_version_changes_exactly_when_the_visible_spec_does():
     assert declared(doc="Do\nit.").spec.version == version
 
 
-def test_enum_classes_are_enumerations():
-    @tool(effect=READ)
-    def pick(world: World, colour: Literal["red"] | None = None) -> str:
-        """Pick.
-
-        Args:
-            colour: Which.
-        """
-        return str(colour)
-
-    assert pick.validate({"colour": "red"}) == {"colour": "red"}
-    assert pick.identifiers == {}
+@pytest.mark.parametrize("hint", [Colour, Colour | None, list[Colour]])
+def test_an_enum_is_refused(hint):
+    """Strict validation takes its members only, and JSON has none."""
+    with pytest.raises(DeclarationError, match="use Literal"):
+        declared(hint=hint)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolenv.scenarios.population import crm_population
 from toolenv.tools import crm
 from toolenv.tools.calls import READ, WRITE, Effect
 from toolenv.tools.declaration import tool
@@ -19,6 +20,7 @@ from toolenv.tools.identifiers import Identifier
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import World, WorldImage
 
+CRM = crm_population(0)
 SPARE = Identifier("spare", "z", "SPARE-[0-9]")
 
 
@@ -133,9 +135,6 @@ def test_any_arguments_give_a_typed_result_and_change_nothing(arguments, name):
     assert result.error in AGENT_ERRORS
     assert world.diff() == ()
     assert orjson.loads(result.text) == result.content
-
-
-CRM = pytest.importorskip("toolenv.scenarios.population").crm_population(0)
 
 
 def test_a_toolbox_is_an_ordered_set():

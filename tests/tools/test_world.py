@@ -63,7 +63,7 @@ STATEMENTS = st.one_of(
     st.tuples(st.just("UPDATE OR REPLACE item SET id = ? WHERE id = ?"), st.sampled_from([("m1", "i0"), ("i0", "m1")])),
     st.tuples(st.just("DELETE FROM item WHERE id = ?"), st.sampled_from([("i0",), ("i1",), ("n1",)])),
     st.tuples(st.just("UPDATE link SET label = ? WHERE a = ?"), st.tuples(VALUES, st.integers(0, 2))),
-    st.tuples(st.just("UPDATE link SET b = b + 10 WHERE a = ?"), st.tuples(st.integers(0, 2))),
+    st.tuples(st.just("UPDATE OR REPLACE link SET b = b + 10 WHERE a = ?"), st.tuples(st.integers(0, 2))),
     st.tuples(st.just("INSERT INTO log (line) VALUES (?)"), st.tuples(VALUES)),
     st.tuples(st.just("DELETE FROM log WHERE n = ?"), st.tuples(st.integers(1, 7))),
 )

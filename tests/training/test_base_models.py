@@ -82,8 +82,10 @@ def test_tiny_loads_in_float32_and_copies() -> None:
     model, tokenizer = load("tiny")
     assert model.dtype == torch.float32
     assert not model.training
-    found = evaluate(model, tokenizer, list(itertools.islice(documents(HELD_OUT_SEED + 1, drills=0.2), 64)))
-    assert found["copy_alias"] > 0.9
+    choosing = ("select", "each", "drill_keys", "drill_rows", "drill_compare")  # a copy there is a choice first
+    held_out = list(itertools.islice(documents(HELD_OUT_SEED + 1, drills=0.2, without=choosing), 64))
+    found = evaluate(model, tokenizer, held_out)
+    assert found["copy_alias"] > 0.95
     assert found["copy_digits"] > 0.8
 
 

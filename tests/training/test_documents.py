@@ -120,6 +120,11 @@ def test_the_share_of_drills_is_kept() -> None:
         next(documents(1, drills=1.5))
 
 
+def test_families_can_be_left_out() -> None:
+    left = list(itertools.islice(documents(1, drills=0.5, without=("select", "drill_keys")), 300))
+    assert {document.family for document in left} == set(FAMILIES) - {"select", "drill_keys"}
+
+
 def test_documents_fit_the_context() -> None:
     from toolenv.training.base_models import base_model_path
     from toolenv.training.tokenizer import load_tokenizer

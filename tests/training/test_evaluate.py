@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from toolenv.agents.faulty import Fault, FaultyPolicy
+from toolenv.agents.intervals import wilson
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Decision, Episode, Policy
 from toolenv.agents.random_valid import RandomValidPolicy
@@ -27,7 +28,8 @@ from toolenv.scenarios.sampler import Sampler
 from toolenv.tools.errors import RecordError, SandboxLost, ScenarioError
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 from toolenv.training.evaluate import Evaluation, compare, evaluate, render_evaluation, render_table
-from toolenv.training.metrics import ANSWER, EpisodeMeasure, measure, summarize, wilson
+from toolenv.training.metrics import EpisodeMeasure, measure, summarize
+from toolenv.training.selection import ANSWER
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +351,7 @@ def test_a_difference_lies_within_its_interval(oracle: Evaluation, pairs: list[t
 
 
 def shown(render: Any, what: Any) -> str:
-    console = Console(file=io.StringIO(), width=160)
+    console = Console(file=io.StringIO(), width=80)
     render(what, console)
     stream = console.file
     assert isinstance(stream, io.StringIO)
@@ -358,11 +360,10 @@ def shown(render: Any, what: Any) -> str:
 
 def test_the_table_sets_policies_side_by_side(oracle: Evaluation, faulty: Evaluation) -> None:
     text = shown(render_table, {"student": faulty, "[red]oracle": oracle})
-    lines = [line for line in text.splitlines() if "families" in line]
-    assert [("trained on" in line, "never seen" in line) for line in lines[1:]] == [(True, False)] * 2 + [
-        (False, True)
-    ] * 2
-    assert "[red]oracle" in text, "a name is text, not markup"
+    names = [line.split("  ")[1 if line.startswith("  ") else 0].strip() for line in text.splitlines()]
+    names = [name for name in names if name in ("student", "[red]oracle") or name.startswith("families")]
+    section = ["student", "[red]oracle"]  # a name is text, not markup
+    assert names == ["families trained on", *section, "families never seen", *section]
     trained = oracle.by_exposure["train"].episodes
     assert f"1.000 [{wilson(trained, trained)[0]:.3f}, 1.000]" in text
     assert "a quarter of the characters" in text
@@ -372,6 +373,19 @@ def test_an_evaluation_shows_every_group(oracle: Evaluation) -> None:
     text = shown(render_evaluation, oracle)
     assert all(name in text for name, _ in oracle.groups())
     assert {len(row) for row in oracle.rows()} == {8}
+
+
+def test_a_row_is_one_line_of_a_small_terminal(oracle: Evaluation, faulty: Evaluation) -> None:
+    long = replace(oracle, config=replace(oracle.config, policy="a/very/long/path/of/some/student"))
+    text = shown(render_evaluation, long)
+    rows = [line for line in text.splitlines() if "[" in line]
+    assert len(rows) == 1 + len(oracle.rows())
+    assert all(line.count(".") >= 4 for line in rows[1:]), "no number is cut"
+    assert "…" not in "".join(rows[1:])
+    text = shown(render_table, {"a policy of a very long name": oracle, "student": faulty})
+    rows = [line for line in text.splitlines() if "[" in line]
+    assert len(rows) == 1 + 2 * 2
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_it_works_in_the_light_core() -> None:

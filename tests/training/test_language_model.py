@@ -29,9 +29,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(
     crm: Scenario, policy: LanguageModelPolicy, episodes: list[Trajectory]
 ) -> None:
     for trajectory in episodes:
-        prompter = Prompter(policy.style, crm.toolbox)
-        messages = trajectory.messages
-        context = policy.tokenizer(prompter.text(messages[:2]) + "<|assistant|>")["input_ids"]
+        context = policy.tokenizer(Prompter(policy.style, crm.toolbox).context(trajectory.messages[:2]))["input_ids"]
         step = trajectory.steps[0]
         assert step.token_ids is not None
         assert step.logprobs is not None
@@ -50,7 +48,10 @@ def test_text_is_the_decoding_of_the_ids(policy: LanguageModelPolicy, episodes: 
 
 
 def test_the_batch_does_not_change_what_is_decoded(policy: LanguageModelPolicy) -> None:
-    contexts = [policy.tokenizer(text)["input_ids"] for text in ("<|user|>Hi<|end|><|assistant|>", "<|user|>A longer one, 12<|end|>")]
+    contexts = [
+        policy.tokenizer(text)["input_ids"]
+        for text in ("<|user|>Hi<|end|><|assistant|>", "<|user|>A longer one, 12<|end|>")
+    ]
     together = greedy_decode(policy.model, contexts, end=7, max_new_tokens=10)
     alone = [greedy_decode(policy.model, [ids], end=7, max_new_tokens=10)[0] for ids in contexts]
     assert [ids for ids, _ in together] == [ids for ids, _ in alone]
@@ -58,8 +59,8 @@ def test_the_batch_does_not_change_what_is_decoded(policy: LanguageModelPolicy) 
 
 def test_a_students_aliases_are_resolved_on_the_way_back(crm: Scenario) -> None:
     prompter = Prompter(PromptStyle(), crm.toolbox)
-    shown = prompter.text([{"role": "user", "content": "Where is ORD-00042 of ana@example.com?"}])
-    assert shown == "<|user|>Where is <o1> of <e1>?<|end|>"
+    shown = prompter.context([{"role": "user", "content": "Where is ORD-00042 of ana@example.com?"}])
+    assert shown == "<|user|>Where is <o1> of <e1>?<|end|><|assistant|>"
     call = prompter.action('Look.<|call|>get_order_status {"order_id":"<o1>"}<|end|>')
     assert call == Call("get_order_status", {"order_id": "ORD-00042"}, "Look.")
     assert prompter.action("<|answer|>Ask <e1>.<|end|>") == Answer("Ask ana@example.com.")
@@ -67,7 +68,7 @@ def test_a_students_aliases_are_resolved_on_the_way_back(crm: Scenario) -> None:
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path, fresh_model: Path) -> None:
-    with pytest.raises(ModelError, match="config.json is missing"):
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
         LanguageModelPolicy(tmp_path)
     style = dataclasses.asdict(PromptStyle())
     PromptStyle(**style).save(tmp_path)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from toolenv.agents.language_model import LanguageModelPolicy, ModelError
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError, PromptStyle
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
-from toolenv.training.sft import LoraSettings, SFTSettings, train_sft
+from toolenv.training.examples import Example
+from toolenv.training.sft import LoraSettings, SFTSettings, make_batches, train_sft
 
 
 def settings(model: Path, **more: object) -> SFTSettings:
-    return SFTSettings.model_validate({"model": str(model), "batch_size": 8, "epochs": 8, **more})
+    return SFTSettings.model_validate({"model": str(model), "batch_tokens": 512, "epochs": 8, **more})
 
 
 def test_the_loss_falls_and_the_student_acts(
     crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int, float]] = []
-    summary = train_sft(
-        solved, crm.toolbox, tmp_path, settings(fresh_model), on_step=lambda *args: seen.append(args)
-    )
+    summary = train_sft(solved, crm.toolbox, tmp_path, settings(fresh_model), on_step=lambda *args: seen.append(args))
     assert summary["last_loss"] < summary["first_loss"] - 1
     assert seen[-1][0] == seen[-1][1] == summary["steps"]
     assert json.loads((tmp_path / "training.json").read_text())["examples"] == len(solved)
@@ -58,10 +60,38 @@ def test_the_same_seed_gives_the_same_student(
     assert first == second
 
 
-def test_what_can_not_be_trained_is_told(crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path) -> None:
+def test_what_can_not_be_trained_is_told(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match="no model there"):
         train_sft(solved, crm.toolbox, tmp_path, settings(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match="nothing to train on"):
         train_sft([], crm.toolbox, tmp_path, settings(fresh_model))
     with pytest.raises(ModelError, match="at most 16 tokens"):
         train_sft(solved, crm.toolbox, tmp_path, settings(fresh_model, max_length=16))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(16, 200), st.integers(0, 3))
+def test_batches_hold_every_example_once_and_keep_to_their_size(lengths: list[int], size: int, seed: int) -> None:
+    examples = [Example([i] * length, [i] * length) for i, length in enumerate(lengths)]
+    batches = make_batches(examples, size, seed)
+    assert sorted(e.input_ids[0] for batch in batches for e in batch) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * max(len(e.input_ids) for e in batch) <= size for batch in batches)
+
+
+def test_any_chat_model_can_be_trained_and_acts(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    """A model without `toolenv.json` is shown tools and policy through its own chat template."""
+    foreign = tmp_path / "foreign"
+    shutil.copytree(fresh_model, foreign)
+    (foreign / "toolenv.json").unlink()
+    config = json.loads((foreign / "config.json").read_text())
+    (foreign / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16_384}))
+    short = [t for t in solved if len(t.steps) == 1][:2]
+    student = tmp_path / "student"
+    train_sft(short, crm.toolbox, student, settings(foreign, max_tokens=1, max_length=16_000))
+    assert PromptStyle.load(student).dialect == "hermes"
+    policy = LanguageModelPolicy(student, max_new_tokens=4)
+    (episode,) = rollout(crm, policy, [Attempt(900_000)], max_steps=1)
+    assert episode.steps[0].token_ids is not None

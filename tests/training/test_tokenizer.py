@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolenv.agents.dialects import neutralise
 from toolenv.training.base_models import base_model_path
 from toolenv.training.documents import documents
 from toolenv.training.tokenizer import (
@@ -25,7 +26,6 @@ from toolenv.training.tokenizer import (
     build_tokenizer,
     compact_json,
     load_tokenizer,
-    neutralise,
 )
 
 TOKENIZER = load_tokenizer(base_model_path("tiny"))

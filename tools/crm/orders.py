@@ -145,7 +145,7 @@ def cancel_order(world: World, order_id: OrderId, reason: CancelReason) -> dict[
     if status not in _BEFORE_SHIPPING:
         message = f"order {order_id} is {status} and can not be cancelled; {_NOT_CANCELLABLE[status]}"
         raise RuleViolation("not_cancellable", message, field="order_id")
-    world.execute("UPDATE orders SET status = 'cancelled' WHERE id = ?", (order_id,))
+    world.execute("UPDATE orders SET status = 'cancelled', closed_reason = ? WHERE id = ?", (reason, order_id))
     world.execute(
         "UPDATE invoices SET status = 'void' WHERE order_id = ? AND status IN ('open', 'overdue')", (order_id,)
     )
@@ -191,5 +191,5 @@ def return_order(world: World, order_id: OrderId, reason: ReturnReason) -> dict[
             " a credit may be issued instead"
         )
         raise RuleViolation("return_window", message, field="order_id")
-    world.execute("UPDATE orders SET status = 'returned' WHERE id = ?", (order_id,))
+    world.execute("UPDATE orders SET status = 'returned', closed_reason = ? WHERE id = ?", (reason, order_id))
     return {"order_id": order_id, "status": "returned", "refund_due": decimal(order["paid"] - order["refunded"])}

@@ -20,7 +20,8 @@ CREATE TABLE products (
 ) WITHOUT ROWID;
 CREATE TABLE orders (
   id TEXT PRIMARY KEY, customer_id TEXT NOT NULL REFERENCES customers, status TEXT NOT NULL, placed_on TEXT NOT NULL,
-  total INTEGER NOT NULL, paid INTEGER NOT NULL, refunded INTEGER NOT NULL, shipping_address TEXT NOT NULL
+  total INTEGER NOT NULL, paid INTEGER NOT NULL, refunded INTEGER NOT NULL, shipping_address TEXT NOT NULL,
+  closed_reason TEXT
 ) WITHOUT ROWID;
 CREATE TABLE order_items (
   id TEXT PRIMARY KEY, order_id TEXT NOT NULL REFERENCES orders, product_id TEXT NOT NULL REFERENCES products,

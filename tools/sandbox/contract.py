@@ -2,7 +2,7 @@
 
 An environment knows only these two protocols. A backend may keep worlds in this process, in a locked-down child or
 in a container; the same calls give the same results on each. What the agent did comes back as a `ToolResult`; what the
-infrastructure did raises `SandboxLost`.
+infrastructure did raises `SandboxLost`, from every method but `close`, which may be called of what is lost.
 """
 
 from __future__ import annotations

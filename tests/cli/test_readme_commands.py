@@ -1,0 +1,55 @@
+"""The README's commands, in the README's order, each on what the ones before it left."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from toolenv import demo
+from toolenv.agents import language_model
+from toolenv.cli import app
+from toolenv.training import base_models, sft
+
+README = Path(__file__).parents[2] / "README.md"
+TOLD = re.findall(r"^\| `toolenv ([^`]+)`", README.read_text(encoding="utf-8"), re.MULTILINE)
+
+# What makes a command's work small enough for a test; the paths stay the README's.
+LESS = {
+    "audit": ["--seeds", "2", "--families", "order_status"],
+    "generate": ["-n", "60"],
+    "train": ["--max-tokens", "3000"],
+    "evaluate": ["-n", "4"],
+    "base-model": ["--tokens", "3000"],
+}
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shutil.copytree(base_models.base_model_path("tiny"), tmp_path / "toolenv-tiny")
+    for module in (base_models, sft):  # no test changes the model that ships
+        monkeypatch.setattr(module, "base_model_path", lambda name: model)
+    decode = language_model.greedy_decode
+    monkeypatch.setattr(
+        language_model, "greedy_decode", lambda *given, **named: decode(*given, **{**named, "max_new_tokens": 8})
+    )
+    monkeypatch.setattr(demo, "FULL", demo.Size(tasks=80, tokens=3_000, evaluated=2))
+    monkeypatch.chdir(tmp_path)
+    assert [line.split()[0] for line in TOLD].count("filter") == 1
+    for line in TOLD:
+        words = shlex.split(line)
+        arguments = [*words, *LESS.get(words[0], [])]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, (line, result.output)
+    assert len((tmp_path / "data" / "crm" / "part-00000.jsonl").read_bytes().splitlines()) == 60
+    for left in (
+        "data/filtered/kept/card.json",
+        "data/crm/export-trl.jsonl",
+        "runs/student/training.json",
+        "runs/demo",
+    ):
+        assert (tmp_path / left).exists(), left
