@@ -112,7 +112,7 @@ def collect(
                 advance(len(list(manifest.attempts(shard))), False)
             else:
                 missing.append(shard)
-        job = _Job(scenario.source, policy_spec, manifest, str(out), batch)
+        job = _Job(scenario.source, scenario.where, policy_spec, manifest, str(out), batch)
         if processes == 1:
             assert policy is not None
             job.scenario, job.policy = scenario, policy
@@ -164,6 +164,7 @@ class _Job:
     """What a worker needs to make shards; scenario and policy are made from it where they are used."""
 
     source: bytes
+    where: str
     policy_spec: str
     manifest: DatasetManifest
     out: str
@@ -171,7 +172,7 @@ class _Job:
 
     @cached_property
     def scenario(self) -> Scenario:
-        return parse_scenario(self.source)
+        return parse_scenario(self.source, self.where)
 
     @cached_property
     def policy(self) -> Policy:

@@ -121,8 +121,11 @@ def write_card(out: Path, manifest: DatasetManifest, counts: Counts, **more: Any
 
 
 def write_context(out: Path, manifest: DatasetManifest, scenario: Scenario) -> None:
-    """Write what a folder of shards is read by: scenario, tools and manifest."""
+    """Write what a folder of shards is read by: scenario, its own database if it has one, tools and manifest."""
     _write(out / SCENARIO_FILE, scenario.source)
+    if (own := scenario.worlds.own) is not None:
+        (out / own.path).parent.mkdir(parents=True, exist_ok=True)
+        _write(out / own.path, own.source)
     tools = orjson.dumps(scenario.toolbox.to_openai(), option=orjson.OPT_INDENT_2)
     _write(out / TOOLS_FILE, tools + b"\n")
     _write(out / MANIFEST, manifest.to_json())

@@ -11,6 +11,7 @@ _ENTRY_POINT = "toolenv.envs.tool_env:ToolEnv"
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "ToolEnv-v0": {},
     "ToolEnv-CRM-v0": {"scenario": "crm"},
+    "ToolEnv-Database-v0": {"scenario": "database"},
 }
 
 

@@ -51,7 +51,7 @@ from toolenv.tools.calls import WRITE, ToolCall, ToolResult
 from toolenv.tools.errors import OperatorError, RuleViolation, ScenarioError
 from toolenv.tools.sampling import sample_arguments
 from toolenv.tools.toolbox import Toolbox
-from toolenv.tools.world import World, WorldImage
+from toolenv.tools.world import World, WorldImage, quoted
 
 RANDOM_LIMIT = 0.5
 _WRITE_ATTEMPTS = 200
@@ -122,7 +122,7 @@ class _FamilyAudit:
         self.routes = [CompiledPlan(steps) for steps in family.routes]
         kinds = {check.kind for check in family.goal.answer}
         self.refuses, self.asks = "refuses" in kinds, "asks" in kinds
-        self.identifier = re.compile("|".join(kind.pattern for kind in self.toolbox.identifiers))
+        self.identifier = re.compile("|".join(kind.pattern for kind in self.toolbox.identifiers) or r"(?!)")
 
     def run(self, seeds: Sequence[int]) -> FamilyReport:
         golds: list[tuple[Task, _Episode]] = []
@@ -384,20 +384,21 @@ _POOLS: dict[tuple[int, str], tuple[WorldImage, dict[str, list[str]]]] = {}
 
 
 def _pool(image: WorldImage, toolbox: Toolbox) -> Mapping[str, Sequence[str]]:
-    """Entity -> the identifiers in a world."""
+    """Entity -> the identifiers in a world; also the names of its tables."""
     key = (id(image), toolbox.version)
     if key not in _POOLS:
         kinds = [(kind.entity, re.compile(kind.pattern)) for kind in toolbox.identifiers]
         world = image.open()
         found: dict[str, set[str]] = {}
         for table in image.columns:
-            for row in world.all(f'SELECT * FROM "{table}"'):
+            for row in world.all(f"SELECT * FROM {quoted(table)}"):
                 for value in row.values():
                     for entity, pattern in kinds:
                         if isinstance(value, str) and pattern.fullmatch(value):
                             found.setdefault(entity, set()).add(value)
         # The image is kept, so that its id is not used again.
-        _POOLS[key] = image, {entity: sorted(values) for entity, values in found.items()}
+        pool = {entity: sorted(values) for entity, values in found.items()}
+        _POOLS[key] = image, {"table": list(image.columns), **pool}
     return _POOLS[key][1]
 
 

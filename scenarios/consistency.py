@@ -13,35 +13,40 @@ import apsw
 from faker.config import AVAILABLE_LOCALES
 
 from toolenv.scenarios import templates
-from toolenv.scenarios.schema import Alternative, Change, Family, ScenarioFile, Step, Variable
-from toolenv.tools.crm import SCHEMA
+from toolenv.scenarios.schema import Alternative, Change, Family, ScenarioFile, Step, Variable, Worlds
 from toolenv.tools.toolbox import Toolbox
-from toolenv.tools.world import World, WorldImage
+from toolenv.tools.world import World, WorldImage, quoted
 
 Place = tuple[str | int, ...]
 Problems = Iterator[tuple[Place, str]]
 Known = Mapping[str, Collection[str] | None]
 """The variables so far; of a row its columns, of anything else None."""
 
-_SCHEMAS = {"crm": SCHEMA}
+# Tools of a family work on the tables of one kind of population only; those of other families on any.
+_NEEDS: dict[str, str] = {"crm": "crm"}
 
 
-def inconsistencies(file: ScenarioFile, toolbox: Toolbox) -> Problems:
-    """Every problem with the field at which it stands."""
-    if file.population.locale not in AVAILABLE_LOCALES:
+def inconsistencies(file: ScenarioFile, toolbox: Toolbox, image: WorldImage) -> Problems:
+    """Every problem with the field at which it stands.
+
+    Args:
+        image: a world with the scenario's tables.
+    """
+    if isinstance(file.population, Worlds) and file.population.locale not in AVAILABLE_LOCALES:
         yield ("population", "locale"), f"Faker has no locale {file.population.locale!r}"
-    tables = _empty_world(file.population.kind)
+    for number, tools in enumerate(file.toolbox):
+        kind = _NEEDS.get(tools, file.population.kind)
+        if kind != file.population.kind:
+            yield ("toolbox", number), f"the tools of {tools} need a population of kind {kind}"
+            return
+    known = Toolbox.of_families(*file.toolbox)
+    for number, tool in enumerate(file.without):
+        if tool not in known:
+            yield ("without", number), f"there is no tool {tool} in the toolbox"
+    tables = image.open()
+    tables.forbid_writing()
     for name, family in file.families.items():
         yield from _family_problems(family, toolbox, tables, ("families", name))
-
-
-def _empty_world(kind: str) -> World:
-    """A world with the tables of a kind of population, and no rows."""
-    connection = apsw.Connection(":memory:")
-    connection.execute(_SCHEMAS[kind])
-    world = WorldImage.of_connection(connection, "empty").open()
-    world.forbid_writing()
-    return world
 
 
 def _family_problems(family: Family, toolbox: Toolbox, tables: World, place: Place) -> Problems:
@@ -66,12 +71,16 @@ def _family_problems(family: Family, toolbox: Toolbox, tables: World, place: Pla
 
 def _variable_problems(variable: Variable, known: Known, tables: World, place: Place) -> Problems:
     here = (*place, variable.kind)
-    if variable.row is not None:
+    keys = tables.image.keys
+    if (drawn := variable.row or variable.absent) is not None and drawn.table not in keys:
+        yield (*here, "table"), f"SQL: no such table: {drawn.table}; there are {', '.join(keys)}"
+    elif variable.row is not None:
         where = "" if variable.row.where is None else f" WHERE {variable.row.where}"
-        here = (*here, "table" if variable.row.table not in tables.image.columns else "where")
-        yield from _sql_problems(f"SELECT * FROM {variable.row.table}{where} ORDER BY id", known, tables, here)
+        sql = f"SELECT * FROM {quoted(variable.row.table)}{where}"
+        yield from _sql_problems(sql, known, tables, (*here, "where"))
     elif variable.absent is not None:
-        yield from _sql_problems(f"SELECT id FROM {variable.absent.table}", known, tables, (*here, "table"))
+        if len(keys[variable.absent.table]) > 1:
+            yield (*here, "table"), f"the key of {variable.absent.table} has several columns"
     elif variable.query is not None or variable.rows is not None:
         yield from _sql_problems(variable.query or variable.rows or "", known, tables, here)
     elif variable.kind == "value":
@@ -99,7 +108,7 @@ def _columns_of(variable: Variable, tables: World) -> Collection[str] | None:
     try:
         sql, parameters = templates.expressions_in(variable.query)
         # One row of nulls, whatever the query gives on empty tables.
-        rows = tables.all(f"SELECT q.* FROM (SELECT 1) LEFT JOIN ({sql}) AS q", (None,) * len(parameters))
+        rows = tables.all(f"SELECT q.* FROM (SELECT 1) LEFT JOIN ({sql}) AS q LIMIT 1", (None,) * len(parameters))
     except (apsw.Error, templates.TemplateError):
         return None
     return list(rows[0]) if rows else None

@@ -17,7 +17,9 @@ import yaml
 from pydantic import ValidationError
 
 from toolenv.scenarios.consistency import inconsistencies
-from toolenv.scenarios.schema import Family, ScenarioFile
+from toolenv.scenarios.own_database import OwnDatabase, read_database
+from toolenv.scenarios.schema import DatabasePopulation, Family, ScenarioFile
+from toolenv.scenarios.worlds import WorldSource
 from toolenv.tools.errors import ScenarioError
 from toolenv.tools.toolbox import Toolbox
 
@@ -36,10 +38,17 @@ Path_ = tuple[str | int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """A checked scenario: the file's content and its toolbox."""
+    """A checked scenario: the file's content, its toolbox, and where its worlds come from.
+
+    Attributes:
+        source: the file's bytes.
+        where: the file's path; one's own database is looked for beside it.
+    """
 
     file: ScenarioFile
     source: bytes
+    where: str
+    worlds: WorldSource
 
     @property
     def name(self) -> str:
@@ -51,12 +60,13 @@ class Scenario:
 
     @cached_property
     def toolbox(self) -> Toolbox:
-        return Toolbox.of_families(*self.file.toolbox)
+        return Toolbox.of_families(*self.file.toolbox).without(self.file.without)
 
     @cached_property
     def version(self) -> str:
-        """12 hex digits over the file's bytes."""
-        return hashlib.blake2b(self.source, digest_size=6).hexdigest()
+        """12 hex digits over the file's bytes, and those of one's own database."""
+        own = b"" if self.worlds.own is None else self.worlds.own.source
+        return hashlib.blake2b(self.source + own, digest_size=6).hexdigest()
 
 
 def shipped_scenarios() -> dict[str, Path]:
@@ -92,20 +102,38 @@ def load_scenario(name_or_path: str | Path) -> Scenario:
     return parse_scenario(source, str(path))
 
 
-@lru_cache(16)
 def parse_scenario(source: bytes, where: str = "<scenario>") -> Scenario:
-    """`load_scenario` of bytes; `where` stands for the file's name in errors."""
+    """`load_scenario` of bytes; `where` stands for the file's name in errors, and a database lies beside it."""
+    document, file = _read(source, where)
+    own = None
+    if isinstance(file.population, DatabasePopulation):
+        try:
+            own = read_database(Path(where).parent, file.population.path)
+        except ScenarioError as error:
+            problems = [_problem(document, ("population", "path"), problem) for problem in error.problems]
+            raise ScenarioError(problems) from None
+    return _check(source, where, own)
+
+
+@lru_cache(16)
+def _read(source: bytes, where: str) -> tuple[_Document, ScenarioFile]:
     if len(source) > MAX_BYTES:
         raise ScenarioError([f"{where}:1: the file is larger than {MAX_BYTES} bytes"])
     document = _Document.parse(source, where)
     try:
-        file = ScenarioFile.model_validate(document.value)
+        return document, ScenarioFile.model_validate(document.value)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         problems = [_problem(document, _place(document, e["loc"], e["type"]), e["msg"]) for e in details]
         raise ScenarioError(list(dict.fromkeys(problems))) from None
-    scenario = Scenario(file, source)
-    if problems := [_problem(document, place, rule) for place, rule in inconsistencies(file, scenario.toolbox)]:
+
+
+@lru_cache(16)
+def _check(source: bytes, where: str, own: OwnDatabase | None) -> Scenario:
+    document, file = _read(source, where)
+    scenario = Scenario(file, source, where, WorldSource(file.population, own))
+    found = inconsistencies(file, scenario.toolbox, scenario.worlds.tables)
+    if problems := [_problem(document, place, rule) for place, rule in found]:
         raise ScenarioError(problems)
     return scenario
 
@@ -214,11 +242,11 @@ def _field(place: Path_) -> str:
 
 def _place(document: _Document, loc: Path_, kind: str) -> Path_:
     """The field of a pydantic error: its `loc` without the names of union branches, which the file does not have."""
-    if kind == "missing":
-        return loc
-    while loc and loc not in document.lines:
-        loc = loc[:-1]
-    return loc
+    place: Path_ = ()
+    for number, part in enumerate(loc, 1):
+        if (*place, part) in document.lines or (kind == "missing" and number == len(loc)):
+            place = (*place, part)
+    return place
 
 
 def _problem(document: _Document, place: Path_, rule: str) -> str:

@@ -12,27 +12,14 @@ from __future__ import annotations
 
 import itertools
 import random
-import unicodedata
 from collections import defaultdict
-from datetime import date, timedelta
 from typing import Any, Final, get_args
 
-import apsw
-from faker.config import AVAILABLE_LOCALES
-from faker.factory import Factory
-
+from toolenv.scenarios.builder import WorldBuilder, age_of, days_ago, require_possible
 from toolenv.scenarios.schema import MAX_CUSTOMERS, MAX_ORDERS, MAX_PRODUCTS
 from toolenv.tools.crm import SCHEMA
 from toolenv.tools.crm.arguments import Category, OrderStatus
-from toolenv.tools.errors import ScenarioError
 from toolenv.tools.world import WorldImage
-
-TODAY: Final = date(2026, 3, 15)
-
-# Small pages: most tables and indexes of a population fill only a few kilobytes.
-_PAGE_BYTES = 1024
-_HIGHEST_ID = 90_000  # leaves ids above for the rows that an agent makes
-_FAMILY_NAME_FIRST = ("ja", "zh", "ko", "hu")
 
 _STATUS_SHARES: Final[dict[OrderStatus, int]] = {
     "pending": 11,
@@ -90,16 +77,12 @@ def crm_population(
     Raises:
         ScenarioError: no such locale, or a number is out of range.
     """
-    ranges = {
-        "customers": (customers, 4, MAX_CUSTOMERS),
-        "products": (products, 4, MAX_PRODUCTS),
-        "orders": (orders, 0, MAX_ORDERS),
-    }
-    problems = [f"{what}: must be {low} to {high}" for what, (n, low, high) in ranges.items() if not low <= n <= high]
-    if locale not in AVAILABLE_LOCALES:
-        problems.append(f"locale: Faker has no locale {locale!r}")
-    if problems:
-        raise ScenarioError(problems)
+    require_possible(
+        locale,
+        customers=(customers, 4, MAX_CUSTOMERS),
+        products=(products, 4, MAX_PRODUCTS),
+        orders=(orders, 0, MAX_ORDERS),
+    )
     builder = _Builder(seed, locale)
     builder.make_customers(customers)
     builder.make_products(products)
@@ -107,51 +90,23 @@ def crm_population(
     builder.make_credits()
     builder.make_tickets(orders // 4)
     builder.make_notes(customers * 3 // 4)
-    return builder.image(f"crm-{locale}-{seed}")
+    return builder.image()
 
 
-class _Builder:
-    """Rows under construction: table -> rows as dicts, in the order of the columns."""
+class _Builder(WorldBuilder):
+    """The rows of a CRM world under construction."""
 
     def __init__(self, seed: int, locale: str) -> None:
-        # Streams of their own, so that names of another length leave the orders as they are. A string seeds through
-        # SHA-512, whatever PYTHONHASHSEED is.
-        self.rng = random.Random(f"crm {seed}")
+        super().__init__("crm", seed, locale, SCHEMA)
         self.reasons = random.Random(f"crm reasons {seed}")
-        self.fake: Any = Factory.create(locale)
-        self.fake.seed_instance(seed)
-        self.family_name_first = locale.startswith(_FAMILY_NAME_FIRST)
-        self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.taken: set[str] = set()
         self.addresses: dict[str, str] = {}
         self.under_way = itertools.cycle(_UNDER_WAY)
-
-    def image(self, name: str) -> WorldImage:
-        connection = apsw.Connection(":memory:")
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        connection.execute(SCHEMA)
-        with connection:
-            connection.execute("INSERT INTO meta VALUES ('today', ?)", (TODAY.isoformat(),))
-            for table, rows in self.rows.items():
-                if not rows:
-                    continue
-                places = ", ".join("?" * len(rows[0]))
-                ordered = sorted((tuple(row.values()) for row in rows), key=lambda row: row[0])
-                connection.executemany(f"INSERT INTO {table} VALUES ({places})", ordered)
-        return WorldImage.of_connection(connection, name)
-
-    def new_id(self, prefix: str, digits: int = 5) -> str:
-        while True:
-            number = self.rng.randrange(1, _HIGHEST_ID * 10 ** (digits - 5))
-            if (key := f"{prefix}-{number:0{digits}d}") not in self.taken:
-                self.taken.add(key)
-                return key
 
     # -- people and things ------------------------------------------------------------------------
 
     def make_customers(self, count: int) -> None:
         rng = self.rng
-        cities = [self._city() for _ in range(max(3, count // 6))]
+        cities = [self.city() for _ in range(max(3, count // 6))]
         statuses = ["suspended"] * (count * 8 // 100) + ["closed"] * (count * 5 // 100)
         statuses += ["active"] * (count - len(statuses))
         rng.shuffle(statuses)
@@ -159,7 +114,7 @@ class _Builder:
         for number, status in enumerate(statuses):
             # Every eighth shares the surname of the one before.
             surname = surname if number % 8 == 1 else self.fake.last_name()
-            name, email = self._name_and_email(surname)
+            name, email = self.name_and_email(surname)
             key, city = self.new_id("CUS"), rng.choice(cities)
             self.addresses[key] = self._address(city)
             self.rows["customers"].append(
@@ -172,7 +127,7 @@ class _Builder:
                     "tier": rng.choices(("standard", "silver", "gold"), (6, 3, 1 if status == "active" else 0))[0],
                     "status": status,
                     "credit_balance": 0,
-                    "created_on": _days_ago(rng.randint(150, 1500)),
+                    "created_on": days_ago(rng.randint(150, 1500)),
                 }
             )
 
@@ -195,29 +150,6 @@ class _Builder:
                     "active": int(number % 10 != 9),
                 }
             )
-
-    def _name_and_email(self, surname: str) -> tuple[str, str]:
-        first = self.fake.first_name()
-        for _ in range(20):  # a small locale may run out of names
-            if f"{first} {surname}" not in self.taken:
-                break
-            first = self.fake.first_name()
-        self.taken.add(f"{first} {surname}")
-        name = f"{surname} {first}" if self.family_name_first else f"{first} {surname}"
-        parts = [_ascii(first), _ascii(surname)]
-        local = ".".join(parts) if all(parts) else _ascii(self.fake.user_name()) or "customer"
-        email = f"{local}@example.{self.rng.choice(('com', 'net', 'org'))}"
-        number = 2
-        while email in self.taken:
-            email = f"{local}{number}@{email.partition('@')[2]}"
-            number += 1
-        self.taken.add(email)
-        return name, email
-
-    def _city(self) -> str:
-        while len(city := str(self.fake.city())) > 25:
-            pass
-        return city
 
     def _address(self, city: str) -> str:
         for _ in range(20):
@@ -274,7 +206,7 @@ class _Builder:
             "id": key,
             "customer_id": owner["id"],
             "status": status,
-            "placed_on": _days_ago(placed),
+            "placed_on": days_ago(placed),
             "total": total,
             "paid": paid,
             "refunded": 0,
@@ -342,7 +274,7 @@ class _Builder:
                 "amount": order["total"],
                 "status": status,
                 "issued_on": order["placed_on"],
-                "due_on": _days_ago(placed - _PAYMENT_DAYS),
+                "due_on": days_ago(placed - _PAYMENT_DAYS),
             }
         )
 
@@ -356,9 +288,9 @@ class _Builder:
                 "carrier": rng.choice(_CARRIERS),
                 "tracking_number": self.new_id("TRK", digits=8),
                 "status": status,
-                "shipped_on": None if status == "label_created" else _days_ago(shipped),
-                "expected_on": _days_ago(shipped - rng.randint(3, 6)),
-                "delivered_on": _days_ago(ended) if status == "delivered" else None,
+                "shipped_on": None if status == "label_created" else days_ago(shipped),
+                "expected_on": days_ago(shipped - rng.randint(3, 6)),
+                "delivered_on": days_ago(ended) if status == "delivered" else None,
             }
         )
 
@@ -373,7 +305,7 @@ class _Builder:
                 "order_id": order["id"],
                 "amount": amount,
                 "reason": reason,
-                "created_on": _days_ago(self.rng.randint(0, ended)),
+                "created_on": days_ago(self.rng.randint(0, ended)),
             }
         )
 
@@ -391,7 +323,7 @@ class _Builder:
                         "customer_id": customer["id"],
                         "amount": amount,
                         "reason": rng.choice(("damaged", "late", "goodwill")),
-                        "created_on": _days_ago(rng.randint(1, 140)),
+                        "created_on": days_ago(rng.randint(1, 140)),
                     }
                 )
 
@@ -400,7 +332,7 @@ class _Builder:
         for number in range(count):
             order = rng.choice(self.rows["orders"]) if number % 4 else None
             customer_id = order["customer_id"] if order else rng.choice(self.rows["customers"])["id"]
-            oldest = _age(order["placed_on"]) if order else 90
+            oldest = age_of(order["placed_on"]) if order else 90
             status = _TICKETS[number % len(_TICKETS)]
             self.rows["tickets"].append(
                 {
@@ -411,7 +343,7 @@ class _Builder:
                     "priority": rng.choices(("low", "normal", "high", "urgent"), (3, 5, 3, 2))[0],
                     "status": status,
                     "assignee": rng.choice((None, "tier1")) if status == "open" else rng.choice(("tier1", "tier2")),
-                    "created_on": _days_ago(rng.randint(0, oldest)),
+                    "created_on": days_ago(rng.randint(0, oldest)),
                 }
             )
 
@@ -419,28 +351,13 @@ class _Builder:
         rng = self.rng
         for number in range(count):
             ticket = rng.choice(self.rows["tickets"]) if number % 3 == 0 and self.rows["tickets"] else None
-            oldest = _age(ticket["created_on"]) if ticket else 140
+            oldest = age_of(ticket["created_on"]) if ticket else 140
             self.rows["notes"].append(
                 {
                     "id": self.new_id("NOT"),
                     "customer_id": ticket["customer_id"] if ticket else rng.choice(self.rows["customers"])["id"],
                     "ticket_id": ticket["id"] if ticket else None,
                     "text": rng.choice(_NOTES),
-                    "created_on": _days_ago(rng.randint(0, oldest)),
+                    "created_on": days_ago(rng.randint(0, oldest)),
                 }
             )
-
-
-def _days_ago(days: int) -> str:
-    return (TODAY - timedelta(days)).isoformat()
-
-
-def _age(day: str) -> int:
-    return (TODAY - date.fromisoformat(day)).days
-
-
-def _ascii(text: str) -> str:
-    """The ASCII letters and digits of `text` in lower case, without accents; empty if half of it is lost."""
-    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode().lower()
-    kept = "".join(character for character in plain if character.isalnum())
-    return kept if 2 * len(kept) >= len(text) else ""

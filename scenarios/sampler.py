@@ -20,12 +20,12 @@ from toolenv.scenarios import templates
 from toolenv.scenarios.goals import CompiledGoal, Grade
 from toolenv.scenarios.loading import Scenario, parse_scenario
 from toolenv.scenarios.plan import CompiledPlan, CompiledStep, PlanRun
-from toolenv.scenarios.population import TODAY, crm_population
-from toolenv.scenarios.schema import Family, Population, Step, Variable
+from toolenv.scenarios.schema import Family, Step, Variable
 from toolenv.scenarios.splits import Split, WeightedChoice, mix, salt, split_of
+from toolenv.scenarios.worlds import WorldSource
 from toolenv.tools.errors import ScenarioError
 from toolenv.tools.toolbox import Toolbox
-from toolenv.tools.world import RowChange, WorldImage
+from toolenv.tools.world import RowChange, WorldImage, quoted
 
 MAX_SEED = 2**63 - 1
 """The largest seed of a task: records keep seeds as 64-bit integers."""
@@ -75,7 +75,7 @@ class Task:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A task follows from these, and its compiled templates can not be pickled.
-        return _task_of, (self.scenario.source, self.family_name, self.seed)
+        return _task_of, (self.scenario.source, self.scenario.where, self.family_name, self.seed)
 
     def start_plan(self, rng: Random | None = None, route: int = 0, *, prefer_first_call: bool = False) -> PlanRun:
         """Begin the gold plan (route 0) or one of the other routes."""
@@ -109,7 +109,9 @@ class CompiledFamily:
         family = scenario.families[name]
         self.name = name
         self.salt = salt(f"{scenario.name}/{name}")
-        self.variables = [(key, _Draw.of(variable)) for key, variable in family.variables.items()]
+        self.variables = [
+            (key, _Draw.of(variable, scenario.worlds.tables)) for key, variable in family.variables.items()
+        ]
         self.phrasings = [templates.compile_template(text) for text in family.phrasings]
         place = f"{scenario.name}: families.{name}"
         self.plans = [_plan(family.plan, f"{place}.plan")]
@@ -117,7 +119,7 @@ class CompiledFamily:
         self.goal = CompiledGoal(
             family.goal,
             scenario.toolbox.identifiers,
-            today=TODAY.isoformat(),
+            today=scenario.worlds.today,
             plan_writes=_plan_writes(self.plans, scenario.toolbox),
             place=f"{place}.goal",
         )
@@ -199,7 +201,8 @@ class Sampler:
             ScenarioError: the family's conditions hold nowhere in the seed's world.
         """
         compiled = _compiled(self.scenario, family_name)
-        frame = _frame(self.scenario.file.population, _world_index(self.scenario.file.population, seed))
+        worlds = self.scenario.worlds
+        frame = _frame(worlds, worlds.index(seed))
         rng = Random(mix(seed, compiled.salt))
         for _ in range(MAX_DRAWS):
             variables = _draw(compiled, frame, rng)
@@ -221,9 +224,9 @@ class Sampler:
 _SEED = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
-def _task_of(source: bytes, family_name: str, seed: int) -> Task:
+def _task_of(source: bytes, where: str, family_name: str, seed: int) -> Task:
     """What a pickled task becomes, where the scenario is read once a process."""
-    return Sampler(parse_scenario(source), "all").task_of(family_name, seed)
+    return Sampler(parse_scenario(source, where), "all").task_of(family_name, seed)
 
 
 def _select(scenario: Scenario, families: str | Iterable[str]) -> tuple[str, ...]:
@@ -244,16 +247,6 @@ def _select(scenario: Scenario, families: str | Iterable[str]) -> tuple[str, ...
 # -- worlds --------------------------------------------------------------------------------------------
 
 
-def _world_index(population: Population, seed: int) -> int:
-    """Each split draws from its own range of worlds."""
-    split = split_of(seed)
-    held_out = population.held_out_worlds
-    if split is Split.TRAIN:
-        return mix(seed, 1) % population.worlds
-    offset = population.worlds if split is Split.VALIDATION else population.worlds + held_out
-    return offset + mix(seed, 1) % held_out
-
-
 class _Frame:
     """A world to draw from: its image, and a connection that can only read."""
 
@@ -271,21 +264,14 @@ _FRAMES: dict[tuple[str, int], _Frame] = {}
 _FRAMES_LOCK = threading.Lock()
 
 
-def _frame(population: Population, index: int) -> _Frame:
-    key = (population.model_dump_json(exclude={"worlds", "held_out_worlds"}), index)
+def _frame(worlds: WorldSource, index: int) -> _Frame:
+    key = (worlds.key, index)
     frame = _FRAMES.get(key)
     if frame is None:
         with _FRAMES_LOCK:
             frame = _FRAMES.get(key)
             if frame is None:
-                image = crm_population(
-                    mix(population.seed, index),
-                    locale=population.locale,
-                    customers=population.customers,
-                    products=population.products,
-                    orders=population.orders,
-                )
-                frame = _FRAMES[key] = _Frame(image)
+                frame = _FRAMES[key] = _Frame(worlds.image(index))
     return frame
 
 
@@ -298,21 +284,26 @@ class _Draw:
 
     variable: Variable
     sql: str = ""
+    taken: str = ""
     parameters: tuple[templates.Rendered, ...] = ()
     value: templates.Rendered | None = None
     require: templates.Rendered | None = None
 
     @classmethod
-    def of(cls, variable: Variable) -> _Draw:
-        text, value = variable.query or variable.rows or "", None
+    def of(cls, variable: Variable, tables: WorldImage) -> _Draw:
+        text, taken, value = variable.query or variable.rows or "", "", None
         if variable.row is not None:
             condition = f" WHERE {variable.row.where}" if variable.row.where else ""
-            text = f"SELECT * FROM {variable.row.table}{condition} ORDER BY id"
+            key = ", ".join(quoted(column) for column in tables.keys[variable.row.table])
+            text = f"SELECT * FROM {quoted(variable.row.table)}{condition} ORDER BY {key}"
+        if variable.absent is not None:
+            table = variable.absent.table
+            taken = f"SELECT 1 FROM {quoted(table)} WHERE {quoted(tables.keys[table][0])} = ?"
         if variable.kind == "value":
             value = templates.compile_template(variable.value)
         sql, parameters = templates.expressions_in(text)
         require = None if variable.require is None else templates.compile_template(variable.require)
-        return cls(variable, sql, tuple(parameters), value, require)
+        return cls(variable, sql, taken, tuple(parameters), value, require)
 
 
 def _draw(compiled: CompiledFamily, frame: _Frame, rng: Random) -> dict[str, Any] | None:
@@ -351,5 +342,4 @@ def _value(draw: _Draw, values: dict[str, Any], frame: _Frame, rng: Random) -> A
         return rng.randrange(variable.integer.low, variable.integer.high + 1, variable.integer.step)
     assert variable.absent is not None
     candidate = "".join(str(rng.randrange(10)) if letter == "#" else letter for letter in variable.absent.like)
-    taken = frame.rows(f"SELECT id FROM {variable.absent.table} WHERE id = ?", (candidate,))
-    return _NOTHING if taken else candidate
+    return _NOTHING if frame.rows(draw.taken, (candidate,)) else candidate

@@ -7,11 +7,22 @@ errors. Reading a file, with lines in its errors, is `loading.py`'s; drawing tas
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=60)]
+TableName = Annotated[str, Field(min_length=1, max_length=100)]
 Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 Texts = Annotated[list[Text], Field(min_length=1)]
 
@@ -27,30 +38,75 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Population(Model):
-    """The worlds of a scenario: how many, how large, in which locale."""
+class Worlds(Model):
+    """What all generated worlds have: how many there are, and from which seed and locale."""
 
-    kind: Literal["crm"] = Field("crm", description="The generator of worlds.")
     locale: str = Field("en_US", description="A Faker locale: names, cities and addresses come from it.")
     seed: int = Field(0, ge=0, description="Worlds differ between population seeds.")
     worlds: int = Field(16, ge=1, le=10_000, description="Worlds that training tasks are drawn from.")
     held_out_worlds: int = Field(8, ge=1, le=10_000, description="Further worlds, for validation and for test each.")
+
+
+class CrmPopulation(Worlds):
+    """Worlds of a small web shop."""
+
+    kind: Literal["crm"] = Field("crm", description="The generator of worlds.")
     customers: int = Field(40, ge=5, le=MAX_CUSTOMERS, description="Customers a world.")
     products: int = Field(30, ge=5, le=MAX_PRODUCTS, description="Products a world.")
     orders: int = Field(140, ge=10, le=MAX_ORDERS, description="Orders a world.")
 
 
+class BusinessPopulation(Worlds):
+    """Worlds of a company: people, projects, hours, purchases, equipment, expenses."""
+
+    kind: Literal["business"] = Field(description="The generator of worlds.")
+    employees: int = Field(42, ge=12, le=2_000, description="Employees a world.")
+    projects: int = Field(14, ge=7, le=22, description="Projects a world.")
+    expenses: int = Field(90, ge=0, le=5_000, description="Expenses a world.")
+
+
+class DatabasePopulation(Model):
+    """One world, the same in all splits: a database of the user's own."""
+
+    kind: Literal["database"] = Field(description="The generator of worlds.")
+    path: Text = Field(
+        description="A SQLite file, or a script that ends in .sql; within the folder of the scenario's file. Every"
+        " table needs a primary key. The file is only read."
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _stays_within(cls, path: str) -> str:
+        parts = PurePath(path).parts
+        if PurePath(path).is_absolute() or ".." in parts or "\0" in path:
+            raise ValueError("the path must lie within the folder of the scenario's file")
+        return path
+
+
+def _kind_of(population: Any) -> Any:
+    """A population's kind, `crm` if it names none."""
+    return population.get("kind", "crm") if isinstance(population, dict) else getattr(population, "kind", "crm")
+
+
+Population = Annotated[
+    Annotated[CrmPopulation, Tag("crm")]
+    | Annotated[BusinessPopulation, Tag("business")]
+    | Annotated[DatabasePopulation, Tag("database")],
+    Discriminator(_kind_of),
+]
+
+
 class RowDraw(Model):
     """A random row of a table."""
 
-    table: Name = Field(description="The table to draw from.")
+    table: TableName = Field(description="The table to draw from.")
     where: Text | None = Field(None, description="SQL condition; {{ expressions }} over earlier variables are bound.")
 
 
 class AbsentDraw(Model):
     """A well-formed id that no row has."""
 
-    table: Name = Field(description="The table in which the id must be missing.")
+    table: TableName = Field(description="The table in which the id must be missing.")
     like: Text = Field(description="The id's form; each # is a digit, such as ORD-#####.")
 
 
@@ -180,9 +236,9 @@ class AnswerCheck(Model):
 class Change(Model):
     """A change that must take place: the row, and what it must hold afterwards."""
 
-    update: Name | None = Field(None, description="Table of a row that must be changed.")
-    insert: Name | None = Field(None, description="Table in which a row must appear.")
-    delete: Name | None = Field(None, description="Table from which a row must vanish.")
+    update: TableName | None = Field(None, description="Table of a row that must be changed.")
+    insert: TableName | None = Field(None, description="Table in which a row must appear.")
+    delete: TableName | None = Field(None, description="Table from which a row must vanish.")
     where: dict[str, Any] = Field(default_factory=dict, description="Of an update or delete: the key of the row.")
     to: dict[str, Expected] = Field(
         default_factory=dict,
@@ -256,8 +312,14 @@ class ScenarioFile(Model):
     schema_version: Literal[1] = Field(description="The version of this format.")
     name: Name = Field(description="Also the first part of every task id.")
     title: Text = Field(description="For people.")
-    toolbox: Annotated[list[Literal["crm"]], Field(min_length=1)] = Field(description="Families of tools.")
-    population: Population = Field(default_factory=lambda: Population.model_validate({}), description="The worlds.")
+    toolbox: Annotated[list[Literal["crm", "database"]], Field(min_length=1)] = Field(description="Families of tools.")
+    without: list[Name] = Field(
+        default_factory=list, description="Tools of those families that agents do not get, such as those that write."
+    )
+    population: Population = Field(
+        default_factory=lambda: CrmPopulation.model_validate({}),
+        description="The worlds; of kind crm if none is named.",
+    )
     policy: Text = Field(description="The system message: who the agent is and by which rules it works.")
     max_steps: int = Field(16, ge=1, le=1_000, description="An episode is truncated after so many steps.")
     families: dict[Name, Family] = Field(min_length=1, description="The kinds of task.")

@@ -5,6 +5,7 @@ ToolenvError
 │   ├── MalformedCall          not a call and not an answer: bad JSON, wrong shape, not JSON at all
 │   ├── UnknownTool            no tool of that name
 │   ├── InvalidArguments       an argument is missing, unknown, of the wrong type or out of range
+│   ├── InvalidQuery           a text in a query language that can not be carried out
 │   ├── NotFound               a well-formed identifier that names nothing
 │   └── RuleViolation          a business rule forbids it
 └── OperatorError            what the *operator* must mend; raised, never shown to an agent
@@ -70,6 +71,12 @@ class InvalidArguments(ToolError):
     type = "invalid_arguments"
 
 
+class InvalidQuery(ToolError):
+    """A query whose text its language does not allow; `rule` says how."""
+
+    type = "invalid_query"
+
+
 class NotFound(ToolError):
     """A well-formed identifier that names nothing in this world."""
 
@@ -87,7 +94,7 @@ class RuleViolation(ToolError):
 
 
 AGENT_ERRORS: Mapping[str, type[ToolError]] = {
-    cls.type: cls for cls in (MalformedCall, UnknownTool, InvalidArguments, NotFound, RuleViolation)
+    cls.type: cls for cls in (MalformedCall, UnknownTool, InvalidArguments, InvalidQuery, NotFound, RuleViolation)
 }
 
 

@@ -46,6 +46,11 @@ class Toolbox:
         tools = (item for module in modules for item in vars(module).values() if isinstance(item, Tool))
         return cls(tools, (kind for module in modules for kind in getattr(module, "IDENTIFIERS", ())))
 
+    def without(self, names: Iterable[str]) -> Toolbox:
+        """The toolbox less the tools of these names."""
+        left_out = set(names)
+        return Toolbox((tool for tool in self if tool.name not in left_out), self._shown)
+
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())
 
@@ -109,7 +114,7 @@ class Toolbox:
         return UnknownTool(f"there is no tool named {shown}{hint}", field="name")
 
 
-_FAMILIES = ("crm",)
+_FAMILIES = ("crm", "database")
 
 
 def _family(family: str) -> ModuleType:

@@ -4,18 +4,19 @@ A `WorldImage` is an immutable database (a population, a user's file); `open()` 
 it. A world records what has changed since its image with SQLite's session extension, so `diff` and `digest`
 cost what the changes cost, not what the database costs, and a fork carries its history along.
 
-Every table must have a PRIMARY KEY: the session extension tells rows apart by it.
+Every table must have a PRIMARY KEY: the session extension tells rows apart by it. SQLite's clock stands still at
+noon of 2026-03-15, so that no result depends on the day on which it was asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import orjson
@@ -24,6 +25,9 @@ from toolenv.tools.calls import Json
 from toolenv.tools.errors import ScenarioError
 
 _MODULUS = 1 << 128
+
+Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
+"""SQLite's: action, two details of it, database, innermost trigger or view -> SQLITE_OK, _DENY or _IGNORE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +87,49 @@ class WorldImage:
 
     @cached_property
     def columns(self) -> dict[str, tuple[str, ...]]:
-        """Table -> its columns, in order.
+        """Table -> its columns, in order. SQLite's own tables (`sqlite_sequence` and the like) are left out.
 
         Raises:
             ScenarioError: a table has no primary key, so that its changes would go unseen.
         """
-        connection = _connect(self.data)
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        found: dict[str, tuple[str, ...]] = {}
-        for table in sorted(tables):
-            columns = connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,)).fetchall()
-            if not any(key for _, key in columns):
+        return {table: tuple(name for name, _ in columns) for table, columns in self._tables.items()}
+
+    @cached_property
+    def keys(self) -> dict[str, tuple[str, ...]]:
+        """Table -> the columns of its primary key, in the key's order. Raises as `columns` does."""
+        return {
+            table: tuple(name for name, place in sorted(columns, key=lambda column: column[1]) if place)
+            for table, columns in self._tables.items()
+        }
+
+    @cached_property
+    def views(self) -> frozenset[str]:
+        """The names of the views."""
+        connection = open_connection(self.data)
+        return frozenset(name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'view'"))
+
+    @cached_property
+    def _tables(self) -> dict[str, list[tuple[str, int]]]:
+        """Table -> its columns, each with its place in the primary key (from 1) or 0."""
+        connection = open_connection(self.data)
+        sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*' ORDER BY name"
+        found: dict[str, list[tuple[str, int]]] = {}
+        for (table,) in connection.execute(sql).fetchall():
+            described = connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,))
+            columns: list[tuple[Any, ...]] = described.fetchall()
+            if not any(place for _, place in columns):
                 raise ScenarioError([f"{self.name}: table {table} has no PRIMARY KEY"])
-            found[table] = tuple(str(name) for name, _ in columns)
+            found[str(table)] = [(str(name), int(place)) for name, place in columns]
         return found
 
     @cached_property
     def row_hash(self) -> int:
         """The sum over all rows of their hashes, modulo 2**128: independent of any order."""
-        connection = _connect(self.data)
+        connection = open_connection(self.data)
         return sum(
-            _hash_row(table, row) for table in self.columns for row in connection.execute(f'SELECT * FROM "{table}"')
+            _hash_row(table, row)
+            for table in self.columns
+            for row in connection.execute(f"SELECT * FROM {quoted(table)}")
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -121,7 +147,7 @@ class World:
         self._open(data, history)
 
     def _open(self, data: bytes, history: bytes) -> None:
-        self._connection = _connect(data)
+        self._connection = open_connection(data)
         self._history = history
         self._session = apsw.Session(self._connection, "main")
         self._session.attach()
@@ -158,14 +184,42 @@ class World:
     @contextmanager
     def atomic(self) -> Iterator[None]:
         """All writes in the block take place, or none."""
-        self._connection.execute("SAVEPOINT atomic")
+        connection = self._connection
+        connection.execute("SAVEPOINT atomic")
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK TO atomic")
+            # `INSERT OR ROLLBACK`, or an interrupted write, has ended the whole transaction already.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO atomic")
             raise
         finally:
-            self._connection.execute("RELEASE atomic")
+            if connection.in_transaction:
+                connection.execute("RELEASE atomic")
+
+    @contextmanager
+    def confined(
+        self, authorizer: Authorizer, limits: Mapping[int, int], progress: Callable[[], bool], every: int
+    ) -> Iterator[apsw.Connection]:
+        """The connection, for SQL that an agent wrote: what it may do is decided here, not by reading its text.
+
+        Args:
+            authorizer: asked about every action while a statement is compiled.
+            limits: SQLite's SQLITE_LIMIT_* -> value in the block.
+            progress: called every so many steps of SQLite's virtual machine; True interrupts the statement.
+            every: how many steps.
+        """
+        connection, before = self._connection, self._connection.authorizer
+        old_limits = {limit: connection.limit(limit, value) for limit, value in limits.items()}
+        connection.authorizer = authorizer
+        connection.set_progress_handler(progress, every)
+        try:
+            yield connection
+        finally:
+            connection.set_progress_handler(None)
+            connection.authorizer = before
+            for limit, value in old_limits.items():
+                connection.limit(limit, value)
 
     # -- what environments use --------------------------------------------------------------------
 
@@ -232,8 +286,8 @@ class World:
             row = change.before or change.after
             values = tuple(row[column] for column in columns)
             return (values, None) if change.op == "delete" else (None, values)
-        where = " AND ".join(f'"{column}" IS ?' for column in change.key)
-        query = f'SELECT * FROM "{change.table}" WHERE {where}'
+        where = " AND ".join(f"{quoted(column)} IS ?" for column in change.key)
+        query = f"SELECT * FROM {quoted(change.table)} WHERE {where}"
         after = self._connection.execute(query, tuple(change.key.values())).fetchone()
         assert after is not None
         before = tuple(change.before.get(column, value) for column, value in zip(columns, after, strict=True))
@@ -255,10 +309,36 @@ def _only_reading(action: int, *_: str | None) -> int:
     return apsw.SQLITE_OK if action in _READING else apsw.SQLITE_DENY
 
 
-def _connect(data: bytes) -> apsw.Connection:
-    connection = apsw.Connection(":memory:")
-    connection.deserialize("main", data)
+class _StoppedClock(apsw.VFS):
+    """The system's file system with a clock that stands still."""
+
+    def __init__(self) -> None:
+        super().__init__(_CLOCK, "")
+
+    def xCurrentTime(self) -> float:  # noqa: N802  SQLite's name
+        return _NOON
+
+    def xCurrentTimeInt64(self) -> int:  # noqa: N802  SQLite's name
+        return round(_NOON * 86_400_000)
+
+
+_CLOCK: Final = "toolenv-stopped-clock"
+_NOON: Final = 2461115.0  # 2026-03-15 12:00 as a Julian day
+_STOPPED_CLOCK: Final = _StoppedClock()  # registered as long as it lives
+
+
+def open_connection(data: bytes | None = None) -> apsw.Connection:
+    """A connection to a database in memory, empty or with these bytes; large sorts use no files either."""
+    connection = apsw.Connection(":memory:", vfs=_CLOCK)
+    connection.execute("PRAGMA temp_store = MEMORY")
+    if data is not None:
+        connection.deserialize("main", data)
     return connection
+
+
+def quoted(name: str) -> str:
+    """The name of a table or column as it stands in SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _hash_row(table: str, row: Sequence[Any]) -> int:

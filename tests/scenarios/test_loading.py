@@ -75,6 +75,30 @@ BROKEN = {
     "out of range": ("difficulty: 1", "difficulty: 9", "families.status.difficulty", "less than or equal to 5"),
     "unknown version": ("schema_version: 1", "schema_version: 7", "schema_version", "Input should be 1"),
     "bad name": ("name: mini", "name: Mini!", "name", "pattern"),
+    "unknown kind of population": (
+        "population: {worlds: 2",
+        "population: {kind: moon, worlds: 2",
+        "population",
+        "'crm', 'business', 'database'",
+    ),
+    "a field of another kind of population": (
+        "population: {worlds: 2",
+        "population: {employees: 20, worlds: 2",
+        "population.employees",
+        "not permitted",
+    ),
+    "a population out of range": (
+        "population: {worlds: 2, held_out_worlds: 1, customers: 10, products: 6, orders: 20}",
+        "population: {kind: business, employees: 2}",
+        "population.employees",
+        "greater than or equal to 12",
+    ),
+    "tools without their tables": (
+        "population: {worlds: 2, held_out_worlds: 1, customers: 10, products: 6, orders: 20}",
+        "population: {kind: business}",
+        "toolbox[0]",
+        "need a population of kind crm",
+    ),
     "unknown toolbox": ("toolbox: [crm]", "toolbox: [erp]", "toolbox[0]", "'crm'"),
     "neither text nor texts": (
         "think: I look it up.",

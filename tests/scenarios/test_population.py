@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolenv.scenarios.population import TODAY, crm_population
+from toolenv.scenarios.builder import TODAY
+from toolenv.scenarios.population import crm_population
 from toolenv.tools.crm.arguments import CustomerStatus, InvoiceStatus, OrderStatus, ShipmentStatus, TicketStatus
 from toolenv.tools.errors import ScenarioError
 from toolenv.tools.world import World

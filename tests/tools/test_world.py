@@ -316,3 +316,63 @@ def test_atomic_blocks_nest():
         with pytest.raises(RolledBackError):
             roll_back(world, "UPDATE item SET size = 8 WHERE id = 'i1'")
     assert [change.key for change in world.diff()] == [{"id": "i0"}]
+
+
+# -- what the database tools rest on ----------------------------------------------------------------------
+
+
+def end_the_transaction(world):
+    with world.atomic():
+        world.execute("UPDATE item SET size = 7 WHERE id = 'i0'")
+        world.execute("INSERT OR ROLLBACK INTO item SELECT * FROM item")
+
+
+def test_a_block_whose_transaction_sqlite_ended_leaves_the_world_usable():
+    world = IMAGE.open()
+    before = world.digest()
+    with pytest.raises(apsw.ConstraintError):
+        end_the_transaction(world)
+    assert world.digest() == before
+    with world.atomic():
+        world.execute("UPDATE item SET size = 8 WHERE id = 'i0'")
+    assert len(world.diff()) == 1
+
+
+def test_the_clock_stands_still_and_sorting_uses_no_files():
+    world = IMAGE.open()
+    assert world.value("SELECT datetime('now') || date() || current_time") == "2026-03-15 12:00:002026-03-1512:00:00"
+    assert world.value("PRAGMA temp_store") == 2
+
+
+def test_keys_views_and_tables_with_names_that_need_quotes():
+    connection = apsw.Connection(":memory:")
+    connection.execute("""
+        CREATE TABLE "a ""b" ("x y" TEXT, "select" INTEGER, v, PRIMARY KEY ("select", "x y"));
+        CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT);
+        INSERT INTO "a ""b" VALUES ('k', 1, 'old');
+        INSERT INTO counted DEFAULT VALUES;
+        CREATE VIEW seen AS SELECT v FROM "a ""b";
+    """)
+    image = WorldImage.of_connection(connection)
+    assert image.keys == {'a "b': ("select", "x y"), "counted": ("id",)}
+    assert image.views == {"seen"}
+    world = image.open()
+    world.execute('UPDATE "a ""b" SET v = ?', ("new",))
+    assert world.diff() == (RowChange('a "b', "update", {"x y": "k", "select": 1}, {"v": "old"}, {"v": "new"}),)
+    assert world.digest() == from_scratch(world)
+
+
+def test_a_confined_block_holds_only_within():
+    world = IMAGE.open()
+    asked = []
+
+    def refuse(action, *details):
+        asked.append(action)
+        return apsw.SQLITE_DENY
+
+    with world.confined(refuse, {apsw.SQLITE_LIMIT_LENGTH: 5_000}, lambda: False, 1) as connection:
+        assert connection.limit(apsw.SQLITE_LIMIT_LENGTH) == 5_000
+        with pytest.raises(apsw.AuthError):
+            world.value("SELECT 1")
+    assert asked
+    assert world.value("SELECT length(hex(zeroblob(5000)))") == 10_000

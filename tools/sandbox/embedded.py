@@ -1,6 +1,7 @@
 """The embedded backend: worlds and tools in this process.
 
-Nothing here is isolated. It serves toolboxes that run trusted code only, as the CRM tools do.
+Nothing here is isolated. It serves toolboxes that run trusted code only, as the CRM and database tools do; the SQL that
+an agent hands to the latter runs in this process, confined as `toolenv.tools.database.sql` says.
 """
 
 from __future__ import annotations
