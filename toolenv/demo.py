@@ -26,7 +26,7 @@ from toolenv.training.evaluate import Evaluation, evaluate, render_evaluation, r
 class Size:
     """How much work a demo does: tasks to collect, tokens to train on, tasks to evaluate on.
 
-    The base model is evaluated on a third of the tasks: it solves none and takes longest, since it does not stop.
+    The base model is evaluated on a quarter of the tasks: it solves none and takes longest, since it does not stop.
     """
 
     tasks: int
@@ -34,7 +34,7 @@ class Size:
     evaluated: int
 
 
-FULL = Size(tasks=14_000, tokens=1_500_000, evaluated=300)
+FULL = Size(tasks=14_000, tokens=1_300_000, evaluated=300)
 QUICK = Size(tasks=1_500, tokens=100_000, evaluated=40)
 FAULT_RATE = 0.2
 
@@ -69,7 +69,7 @@ def run(output: Path, *, size: Size = FULL, seed: int = 0, console: Console) -> 
     evaluations = {}
     for name, policy in policies.items():
         with _stage(console, f"evaluating {name}"):
-            n = max(1, size.evaluated // 3) if name == "base" else size.evaluated
+            n = max(1, size.evaluated // 4) if name == "base" else size.evaluated
             evaluations[name] = _evaluate(scenario, policy, name, output, n)
     console.print()
     render_evaluation(evaluations["student"], console)
@@ -94,7 +94,7 @@ def _evaluate(scenario: Scenario, policy: str, name: str, output: Path, n: int) 
     for families, tasks in (("train", n), ("unseen", max(1, n // 2))):
         path = output / f"evaluation-{name}-{families}.json"
         if not path.is_file():
-            evaluation = evaluate(scenario, policy, n=tasks, families=families, batch=32)
+            evaluation = evaluate(scenario, policy, n=tasks, families=families, batch=100)
             with whole_file(path) as stream:
                 stream.write(evaluation.to_json())
         parts.append(Evaluation.from_json(path.read_bytes(), str(path)))
