@@ -17,13 +17,10 @@ from toolenv.envs.wrappers import DiscreteActions, EntityAliases
 DESK = Path(__file__).parents[1] / "data" / "desk.yaml"
 
 
-def make_env():
-    # By the qualified id: a spawned process has not imported toolenv.
-    return gymnasium.make("toolenv:ToolEnv-v0", scenario=DESK)
-
-
-def make_discrete():
-    return DiscreteActions(EntityAliases(make_env(), identifiers=()), identifier_slots=1)
+# By the qualified id: a spawned process has not imported toolenv. Nor can it import this file, so nothing that is
+# sent to it may be defined here by name.
+make_env = partial(gymnasium.make, "toolenv:ToolEnv-v0", scenario=DESK)
+make_discrete = lambda: DiscreteActions(EntityAliases(make_env(), identifiers=()), identifier_slots=1)  # noqa: E731
 
 
 VECTORS = {
