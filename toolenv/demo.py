@@ -34,7 +34,7 @@ class Size:
     evaluated: int
 
 
-FULL = Size(tasks=14_000, tokens=1_300_000, evaluated=300)
+FULL = Size(tasks=14_000, tokens=1_500_000, evaluated=300)
 QUICK = Size(tasks=1_500, tokens=100_000, evaluated=40)
 FAULT_RATE = 0.2
 
