@@ -19,6 +19,7 @@ from toolenv.agents.filters import FILTERS, filter_dataset
 from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.progress import training_progress
 from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
 from toolenv.training.evaluate import Evaluation, evaluate, render_evaluation, render_table
 
 
@@ -48,8 +49,10 @@ def run(output: Path, *, size: Size = FULL, seed: int = 0, console: Console) -> 
     trained = sum(family.split == "train" for family in scenario.families.values())
     unseen = len(scenario.families) - trained
     console.print(f"[bold]scenario[/] crm: {trained} families to train on, {unseen} kept apart")
+    # Wherever the seed leads, all tasks stay in the training split.
+    first = seed * size.tasks % (FIRST_VALIDATION_SEED - size.tasks)
     with _stage(console, "trajectories"):
-        collect(scenario, f"faulty:{FAULT_RATE:g}", n=size.tasks, out=output / "dataset", seed=seed * size.tasks)
+        collect(scenario, f"faulty:{FAULT_RATE:g}", n=size.tasks, out=output / "dataset", seed=first)
     kept = output / "filtered" / "kept"
     if not kept.is_dir():
         with _stage(console, "filters"):
