@@ -22,8 +22,8 @@ from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, SEE
 from toolenv.tools.calls import WRITE, ToolResult, json_text
 from toolenv.tools.errors import RuleViolation, SandboxLost, ScenarioError
 from toolenv.tools.sandbox.contract import Sandbox, ToolSession
-from toolenv.tools.sandbox.embedded import make_sandbox
 from toolenv.tools.sandbox.lease import Lease
+from toolenv.tools.sandbox.registry import make_sandbox
 from toolenv.tools.world import WorldSnapshot
 
 _SEEDS = {

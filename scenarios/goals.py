@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from toolenv.scenarios import templates
 from toolenv.scenarios.schema import AnswerCheck, Change, Goal
 from toolenv.tools.calls import Json, json_text
@@ -33,6 +35,9 @@ from toolenv.tools.world import RowChange
 MAX_ANSWER_LENGTH = 2_000
 ANY = "*"
 ANY_OF = "any_of"
+
+_PROSE = ('{"output":', '{"text":')
+"""How the results of `run_python` and `read_file` begin."""
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?![\w]|\.\d)")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -269,6 +274,8 @@ class CompiledGoal:
             else:
                 unexplained.remove(match)
         for row in unexplained:
+            if row.table == "_cells" or (row.table == "_files" and row.op == "insert"):
+                continue  # the agent's own work
             yield f"collateral damage: {row.op} {row.table} {row.key} {row.after or ''}".rstrip()
 
     def _most_writes(self, variables: dict[str, Any], changes: int) -> int:
@@ -295,8 +302,14 @@ def _shown(entry: Json, results: Sequence[str], violations: Sequence[str]) -> bo
 
 
 def _stands_in(fact: Json, result: str) -> bool:
-    """Whether a result's JSON text holds a fact: a string in its quotes, a number as a whole number."""
+    """Whether a result's JSON text holds a fact: a string in its quotes, a number as a whole number.
+
+    What code printed, or a file says, is one long text: there a string is looked for as whole words.
+    """
     text = json_text(fact)
+    if result.startswith(_PROSE):
+        prose = next(iter(orjson.loads(result).values()))
+        return _occurs(_normal(fact) if isinstance(fact, str) else text, _normal(prose), before=".+-", after=".")
     return text in result if isinstance(fact, str) else _occurs(text, result, before=".+-", after=".")
 
 

@@ -131,7 +131,7 @@ def _read(source: bytes, where: str) -> tuple[_Document, ScenarioFile]:
 @lru_cache(16)
 def _check(source: bytes, where: str, own: OwnDatabase | None) -> Scenario:
     document, file = _read(source, where)
-    scenario = Scenario(file, source, where, WorldSource(file.population, own))
+    scenario = Scenario(file, source, where, WorldSource(file.population, own, workspace="interpreter" in file.toolbox))
     found = inconsistencies(file, scenario.toolbox, scenario.worlds.tables)
     if problems := [_problem(document, place, rule) for place, rule in found]:
         raise ScenarioError(problems)

@@ -312,7 +312,9 @@ class ScenarioFile(Model):
     schema_version: Literal[1] = Field(description="The version of this format.")
     name: Name = Field(description="Also the first part of every task id.")
     title: Text = Field(description="For people.")
-    toolbox: Annotated[list[Literal["crm", "database"]], Field(min_length=1)] = Field(description="Families of tools.")
+    toolbox: Annotated[list[Literal["crm", "database", "interpreter"]], Field(min_length=1)] = Field(
+        description="Families of tools."
+    )
     without: list[Name] = Field(
         default_factory=list, description="Tools of those families that agents do not get, such as those that write."
     )

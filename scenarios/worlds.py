@@ -14,6 +14,7 @@ from toolenv.scenarios.population import crm_population
 from toolenv.scenarios.schema import BusinessPopulation, CrmPopulation, DatabasePopulation, Population
 from toolenv.scenarios.splits import Split, mix, split_of
 from toolenv.tools.crm import SCHEMA as CRM_SCHEMA
+from toolenv.tools.interpreter import workspace
 from toolenv.tools.world import WorldImage, open_connection
 
 
@@ -24,22 +25,27 @@ class WorldSource:
     Attributes:
         population: as the scenario's file says.
         own: the user's own database, of a population of that kind.
+        workspace: whether its worlds have one, for an interpreter.
     """
 
     population: Population
     own: OwnDatabase | None = None
+    workspace: bool = False
 
     @cached_property
     def key(self) -> str:
         """Equal for populations whose worlds of the same number are equal."""
         if self.own is not None:
-            return hashlib.blake2b(self.own.image.data, digest_size=16).hexdigest()
-        return self.population.model_dump_json(exclude={"worlds", "held_out_worlds"})
+            base = hashlib.blake2b(self.own.image.data, digest_size=16).hexdigest()
+        else:
+            base = self.population.model_dump_json(exclude={"worlds", "held_out_worlds"})
+        return f"{base} with workspace" if self.workspace else base
 
     @property
     def tables(self) -> WorldImage:
         """A world with all tables, for checks of names and SQL; a generated one is empty."""
-        return _empty(self.population.kind) if self.own is None else self.own.image
+        image = _empty(self.population.kind) if self.own is None else self.own.image
+        return workspace.added_to(image) if self.workspace else image
 
     @property
     def today(self) -> str:
@@ -63,6 +69,9 @@ class WorldSource:
         Raises:
             ScenarioError: the population can not be made.
         """
+        return workspace.added_to(self._image(index)) if self.workspace else self._image(index)
+
+    def _image(self, index: int) -> WorldImage:
         population = self.population
         if isinstance(population, CrmPopulation):
             return crm_population(

@@ -21,13 +21,18 @@ Json = Any
 
 
 class Effect(StrEnum):
-    """What a tool may do to the world."""
+    """What a tool may do: look, change the world, or work in the agent's own workspace.
+
+    The workspace is what an agent has to itself: the interpreter's variables, the files it makes. It is part of the
+    world's state, but work in it is no act that a grader would count.
+    """
 
     READ = "read"
     WRITE = "write"
+    WORK = "work"
 
 
-READ, WRITE = Effect.READ, Effect.WRITE
+READ, WRITE, WORK = Effect.READ, Effect.WRITE, Effect.WORK
 
 # Longer actions are refused unread: an agent that emits more has lost its way.
 MAX_ACTION_BYTES = 65_536

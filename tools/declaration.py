@@ -75,6 +75,10 @@ class Tool:
         return self.spec.name
 
     @cached_property
+    def reads(self) -> bool:
+        return self.spec.effect is Effect.READ
+
+    @cached_property
     def writes(self) -> bool:
         return self.spec.effect is Effect.WRITE
 
@@ -108,7 +112,7 @@ def tool(*, effect: Effect, family: str | None = None) -> Callable[[Callable[...
     """Declare a function as a tool.
 
     Args:
-        effect: READ or WRITE; a READ tool must leave the world's digest as it is.
+        effect: READ, WRITE or WORK; a READ tool must leave the world's digest as it is.
         family: the tool family; the last part of the defining module's name if left out.
 
     Raises:

@@ -72,6 +72,11 @@ class Toolbox:
         return tuple(tool.spec for tool in self)
 
     @cached_property
+    def runs_python(self) -> bool:
+        """Whether a tool runs code that an agent wrote, so that a world needs an interpreter."""
+        return any(spec.family == "interpreter" for spec in self.specs)
+
+    @cached_property
     def version(self) -> str:
         """12 hex digits over the versions of all tools, in order."""
         joined = ",".join(f"{spec.name}={spec.version}" for spec in self.specs)
@@ -100,7 +105,7 @@ class Toolbox:
         try:
             require_json(arguments)
             valid = tool.validate(arguments)
-            if not tool.writes:
+            if tool.reads:
                 return ToolResult.success(tool.function(world, **valid), effect)
             with world.atomic():
                 return ToolResult.success(tool.function(world, **valid), effect)
@@ -114,7 +119,7 @@ class Toolbox:
         return UnknownTool(f"there is no tool named {shown}{hint}", field="name")
 
 
-_FAMILIES = ("crm", "database")
+_FAMILIES = ("crm", "database", "interpreter")
 
 
 def _family(family: str) -> ModuleType:

@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import orjson
 
 from toolenv.tools.calls import Json
 from toolenv.tools.errors import ScenarioError
+
+if TYPE_CHECKING:
+    from toolenv.tools.interpreter.session import PythonSession
 
 _MODULUS = 1 << 128
 
@@ -95,6 +98,11 @@ class WorldImage:
         return {table: tuple(name for name, _ in columns) for table, columns in self._tables.items()}
 
     @cached_property
+    def shown(self) -> dict[str, tuple[str, ...]]:
+        """The tables that database tools show: those of `columns` whose names do not begin with `_`."""
+        return {table: columns for table, columns in self.columns.items() if not table.startswith("_")}
+
+    @cached_property
     def keys(self) -> dict[str, tuple[str, ...]]:
         """Table -> the columns of its primary key, in the key's order. Raises as `columns` does."""
         return {
@@ -139,10 +147,12 @@ class WorldImage:
 class World:
     """A mutable database on an image. `close()` it, or let it go."""
 
-    __slots__ = ("_columns", "_connection", "_history", "_session", "image")
+    __slots__ = ("_columns", "_connection", "_history", "_session", "image", "python")
 
     def __init__(self, image: WorldImage, data: bytes, history: bytes) -> None:
         self.image = image
+        # What runs the cells of `toolenv.tools.interpreter`; given by a sandbox that can.
+        self.python: PythonSession | None = None
         self._columns = image.columns_of_query
         self._open(data, history)
 
@@ -225,7 +235,10 @@ class World:
 
     def fork(self) -> World:
         """An independent world in the same state."""
-        return World(self.image, self._connection.serialize("main"), self._changeset())
+        other = World(self.image, self._connection.serialize("main"), self._changeset())
+        if self.python is not None:
+            other.python = self.python.fork()
+        return other
 
     def snapshot(self) -> WorldSnapshot:
         return WorldSnapshot(self.image, self._connection.serialize("main"), self._changeset(), self.digest())
@@ -257,6 +270,8 @@ class World:
         return tuple(sorted(changes, key=lambda change: (change.table, [str(v) for v in change.key.values()])))
 
     def close(self) -> None:
+        if self.python is not None:
+            self.python.close()
         self._session.close()
         self._connection.close()
 

@@ -61,7 +61,7 @@ def explain(error: Exception, world: World, sql: str, field: str) -> ToolError:
 
 def unknown_table(name: str, world: World, field: str) -> NotFound:
     """The error for a table that does not exist."""
-    tables = world.image.columns
+    tables = world.image.shown
     return NotFound(f"there is no table {_short(name)}; {_nearest(name, tables, 'there are')}", field=field)
 
 
@@ -103,7 +103,7 @@ def _no_table(name: str, world: World, sql: str, field: str) -> ToolError:
 def _no_column(name: str, world: World, sql: str, field: str) -> ToolError:
     """Names the columns of the tables that the statement speaks of."""
     words = {word.lower() for word in _WORD.findall(sql)}
-    tables = {table: columns for table, columns in world.image.columns.items() if table.lower() in words}
+    tables = {table: columns for table, columns in world.image.shown.items() if table.lower() in words}
     wanted = name.rpartition(".")[2]
     known = sorted({column for columns in tables.values() for column in columns})
     where = f"{', '.join(sorted(tables))} {'has' if len(tables) == 1 else 'have'}" if tables else "the tables have"

@@ -110,11 +110,11 @@ class _Guard:
         if action in (apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE):
             return True
         if action == apsw.SQLITE_READ:  # without a column, the table may be a subquery's name
-            known = first in self.image.columns or first in self.image.views or first in _SCHEMA_TABLES
+            known = first in self.image.shown or first in self.image.views or first in _SCHEMA_TABLES
             return not second or known
         if action == apsw.SQLITE_FUNCTION:
             return second is not None and second.lower() in _FUNCTIONS
-        if self.writes and action in _WRITES and first in self.image.columns:
+        if self.writes and action in _WRITES and first in self.image.shown:
             self.written.add(first)
             return True
         # Once the statement is compiled and runs, the session that records its changes looks the table up.

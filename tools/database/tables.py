@@ -13,7 +13,7 @@ from toolenv.tools.world import World, quoted
 @reads
 def list_tables(world: World) -> dict[str, Json]:
     """List the tables of the database with how many rows each has."""
-    return {"tables": [{"name": table, "rows": _count(world, table)} for table in world.image.columns]}
+    return {"tables": [{"name": table, "rows": _count(world, table)} for table in world.image.shown]}
 
 
 @reads
@@ -47,9 +47,9 @@ def find_table(world: World, name: str) -> str:
     Raises:
         NotFound: there is no such table.
     """
-    if name in world.image.columns:
+    if name in world.image.shown:
         return name
-    for table in world.image.columns:
+    for table in world.image.shown:
         if table.lower() == name.lower():
             return table
     raise unknown_table(name, world, "table")

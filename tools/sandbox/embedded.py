@@ -1,13 +1,16 @@
-"""The embedded backend: worlds and tools in this process.
+"""The embedded backend: worlds and tools in this process, agent-written Python in locked-down processes beside it.
 
-Nothing here is isolated. It serves toolboxes that run trusted code only, as the CRM and database tools do; the SQL that
-an agent hands to the latter runs in this process, confined as `toolenv.tools.database.sql` says.
+The tools are trusted code and run here. SQL that an agent wrote does too, confined as `toolenv.tools.database.sql` says.
+Python that an agent wrote runs in a process of its own without power over anything: see `guest`. A machine that can not
+enforce this gets no embedded interpreter; toolboxes without one work everywhere.
 """
 
 from __future__ import annotations
 
 from toolenv.tools.calls import Json, ToolResult
-from toolenv.tools.sandbox.contract import Sandbox
+from toolenv.tools.interpreter.session import Interpreters, PythonSession
+from toolenv.tools.sandbox.interpreters import LocalInterpreters
+from toolenv.tools.sandbox.limits import Limits
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import RowChange, World, WorldImage, WorldSnapshot
 
@@ -43,23 +46,25 @@ class EmbeddedSession:
 
 
 class EmbeddedSandbox:
-    """Opens sessions in this process."""
+    """Opens sessions in this process.
+
+    Args:
+        limits: of agent-written Python.
+        interpreters: where that runs; in locked-down processes of this machine if left out.
+    """
 
     name = "embedded"
 
+    def __init__(self, limits: Limits | None = None, interpreters: Interpreters | None = None) -> None:
+        self.limits = limits or Limits()
+        self._interpreters: Interpreters = interpreters or LocalInterpreters(self.limits)
+
     def open(self, image: WorldImage, toolbox: Toolbox) -> EmbeddedSession:
-        return EmbeddedSession(image.open(), toolbox)
+        world = image.open()
+        if toolbox.runs_python:
+            world.python = PythonSession(self._interpreters)
+        return EmbeddedSession(world, toolbox)
 
     def close(self) -> None:
-        """Nothing is held."""
-
-
-def make_sandbox(name: str) -> Sandbox:
-    """The backend of a name.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name != "embedded":
-        raise ValueError(f"there is no sandbox {name!r}; there is: embedded")
-    return EmbeddedSandbox()
+        """End the interpreters."""
+        self._interpreters.close()
