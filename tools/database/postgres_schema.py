@@ -35,6 +35,8 @@ class ServerSchema:
         tables: statements to run before the rows are there; `views` and `links` after them.
         kinds: table -> the kind of each column: text, integer, real, numeric or blob.
         rules: name of a constraint -> its rule and what it is about.
+        nullable_keys: table and column of each primary key that SQLite lets be NULL.
+        described: what a server has said of statements over these tables.
     """
 
     image: WorldImage
@@ -44,6 +46,7 @@ class ServerSchema:
     kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rules: dict[str, tuple[str, str]] = field(default_factory=dict)
     nullable_keys: set[tuple[str, str]] = field(default_factory=set)
+    described: dict[str, Any] = field(default_factory=dict)
 
 
 @lru_cache(16)

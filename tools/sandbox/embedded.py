@@ -58,8 +58,13 @@ def make_sandbox(name: str) -> Sandbox:
     """The backend of a name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or the server that it needs is not named.
+        OperatorError: a package that it needs is not installed.
     """
+    if name == "postgres":
+        from toolenv.tools.sandbox.postgres import PostgresSandbox
+
+        return PostgresSandbox()
     if name != "embedded":
-        raise ValueError(f"there is no sandbox {name!r}; there is: embedded")
+        raise ValueError(f"there is no sandbox {name!r}; there are: embedded, postgres")
     return EmbeddedSandbox()
