@@ -40,7 +40,7 @@ def explain(complaint: Complaint, schema: ServerSchema, world: Database, sql: st
     if state in _TOO_EXPENSIVE or state.startswith("54"):
         message = "the statement takes too many steps or too much memory; narrow it down"
         return RuleViolation("too_expensive", message, field=field)
-    if state.startswith(_LOST):
+    if state.startswith(_LOST) and state != "08P01":  # a parameter without a value
         raise SandboxLost(f"PostgreSQL: {text}")
     if state.startswith("23"):
         return _constraint(complaint, schema, field)
@@ -50,7 +50,9 @@ def explain(complaint: Complaint, schema: ServerSchema, world: Database, sql: st
         return InvalidQuery("one statement a call", field=field, rule="one_statement")
     if state == "42601" and (near := _NEAR.search(text)) is not None:
         return InvalidQuery(f'syntax error near "{near.group(1)}"', field=field, rule="syntax")
-    if state == "42P02":
+    if state == "42601" and "end of input" in text:
+        return InvalidQuery("incomplete input", field=field, rule="sql")
+    if state in ("42P02", "08P01"):
         message = "there are no parameters here; write the values into the statement"
         return InvalidQuery(message, field=field, rule="parameters")
     if state in ("42501", "25006"):

@@ -1,8 +1,9 @@
 """A world's schema and rows in PostgreSQL: the statements that make the same tables there.
 
-Carried over are columns, keys, links, checks, defaults, unique columns, plain indexes and views. Text sorts by its bytes,
-as SQLite's does. A world with what has no counterpart (triggers, NOCASE, unique indexes on expressions, columns that
-hold numbers and text) is refused with a ScenarioError rather than carried over half.
+Carried over are columns, keys, links, checks, defaults, unique columns, plain indexes and views. Text sorts by its
+bytes, as SQLite's does. A world with what has no counterpart (triggers, NOCASE, unique indexes on expressions, columns
+that hold numbers and text) is refused with a ScenarioError rather than carried over half. Of AUTOINCREMENT it is not
+remembered that the highest number was deleted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading the text of SQL that an agent wrote for PostgreSQL: which kind of statement it is, and what it reaches for.
 
-This is the outer wall only. Behind it stand the server's: a role that may do nothing but read and change the rows of one
-schema, transactions that only read, one statement a message, and a limit in seconds. The list of functions is one of
-what is allowed; PostgreSQL offers hundreds that read files, sleep, take locks or run SQL from a text.
+This is the outer wall only. Behind it stand the server's: a role that may do nothing but read and change the rows of
+one schema, transactions that only read, one statement a message, and a limit in seconds. The functions listed are those
+that are allowed; PostgreSQL offers hundreds that read files, sleep, take locks or run SQL from a text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from toolenv.tools.errors import InvalidQuery, RuleViolation
 
 FUNCTIONS: Final = frozenset(
     "abs btrim char_length character_length chr concat concat_ws format initcap left length lower ltrim md5"
-    " octet_length position quote_literal regexp_match regexp_replace replace reverse right rtrim split_part starts_with"
-    " strpos substr substring to_char to_date to_number to_timestamp translate trim upper ascii overlay"
+    " octet_length position quote_literal regexp_match regexp_replace replace reverse right rtrim split_part"
+    " starts_with strpos substr substring to_char to_date to_number to_timestamp translate trim upper ascii overlay"
     " count sum avg min max string_agg array_agg bool_and bool_or every stddev stddev_pop stddev_samp variance var_pop"
-    " var_samp corr percentile_cont percentile_disc mode row_number rank dense_rank percent_rank cume_dist ntile lag lead"
-    " first_value last_value nth_value array_length cardinality unnest array_to_string string_to_array"
+    " var_samp corr percentile_cont percentile_disc mode row_number rank dense_rank percent_rank cume_dist ntile lag"
+    " lead first_value last_value nth_value array_length cardinality unnest array_to_string string_to_array"
     " date_part date_trunc extract make_date age justify_days date time timestamp interval timestamptz"
     " acos asin atan atan2 cbrt ceil ceiling cos degrees div exp floor ln log log10 mod pi power radians round sign sin"
     " sqrt tan trunc int2 int4 int8 float4 float8 numeric text varchar bpchar bool"
@@ -129,7 +129,7 @@ def _require_available(name: str, kind: str, following: str, functions: frozense
 def _kind(tokens: list[tuple[str, str]]) -> str:
     """What the statement does; of one that begins with WITH, what follows the named queries."""
     depth = 0
-    words = []
+    words: list[str] = []
     for kind, text in tokens:
         depth += (text == "(") - (text == ")")
         if kind == "word" and (not depth or not words):

@@ -42,7 +42,8 @@ def aggregate(
         found = statements.read(world, f"SELECT {expression} FROM {quoted(name)}{condition}", values, field="where")
         return {"value": found.rows[0][0]}
     group = quoted(find_column(world, name, group_by, "group_by"))
-    query = f"SELECT {group}, {expression} FROM {quoted(name)}{condition} GROUP BY 1 ORDER BY 2 DESC NULLS LAST, 1 NULLS FIRST"
+    order = "2 DESC NULLS LAST, 1 NULLS FIRST"
+    query = f"SELECT {group}, {expression} FROM {quoted(name)}{condition} GROUP BY 1 ORDER BY {order}"
     found = statements.read(world, query, values, field="where")
     result: dict[str, Json] = {"groups": [{"group": key, "value": value} for key, value in found.rows]}
     return {**result, "truncated": True} if found.truncated else result

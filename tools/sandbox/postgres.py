@@ -1,9 +1,9 @@
 """The PostgreSQL backend: the database tools over tables on a server.
 
-Every session has a schema of its own, and a role that may do nothing but read and change its rows. Sessions of a sandbox
-share one connection, so their calls take turns. What differs from SQLite is the dialect of the SQL that an agent writes,
-the text of plans, and values that do not fit a column's type, which PostgreSQL refuses. The functions that tell the time
-are not available.
+Every session has a schema of its own, and a role that may do nothing but read and change its rows. Sessions of a
+sandbox share one connection, so their calls take turns. What differs from SQLite is the dialect of SQL that an agent
+writes, the text of plans, names of unnamed columns, and values that do not fit a column's type, which PostgreSQL
+refuses. The functions that tell the time are not available; a text such as 'now' cast to a date still tells it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class PostgresSandbox:
             raise OperatorError("the sandbox 'postgres' needs psycopg: pip install 'toolenv[postgres]'")
         self._dsn = dsn if dsn is not None else os.environ.get(VARIABLE, "")
         if not self._dsn.strip():
-            raise ValueError(f"the sandbox 'postgres' needs a server: set {VARIABLE}, such as postgresql://user@host/db")
+            raise ValueError(
+                f"the sandbox 'postgres' needs a server: set {VARIABLE}, such as postgresql://user@host/db"
+            )
         self._link: Link | None = None
 
     def open(self, image: WorldImage, toolbox: Toolbox) -> PostgresSession:

@@ -1,7 +1,7 @@
 """One connection to a PostgreSQL server, which many sessions share, and the removal of what others left behind.
 
 Each statement goes as a message of its own in the extended protocol, which takes one statement only. A schema is named
-`toolenv_<link>_<number>`; its link holds an advisory lock as long as it lives, so the next link sees whose owner is gone.
+`toolenv_<link>_<number>`; its link holds an advisory lock while it lives, so the next one sees whose owner is gone.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from toolenv.tools.errors import OperatorError, SandboxLost
 _LOCKS: Final = 0x700157
 _ANSWERS_WITHIN: Final = 60.0  # seconds; statements end much sooner by the server's own limit
 _SETTINGS: Final = (
-    "SET client_encoding = 'UTF8'; SET synchronous_commit = off; SET jit = off; SET max_parallel_workers_per_gather = 0;"
+    "SET client_encoding = 'UTF8'; SET synchronous_commit = off; SET jit = off;"
+    " SET max_parallel_workers_per_gather = 0;"
     " SET client_min_messages = error; SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres';"
     " SET bytea_output = 'hex'; SET standard_conforming_strings = on; SET extra_float_digits = 1;"
     " SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET lock_timeout = '10s'"
 )
 
 
-class Refused(Exception):  # noqa: N818  # named after its cause
+class Refused(Exception):
     """The server did not carry out a statement."""
 
     def __init__(self, complaint: Complaint) -> None:
@@ -171,7 +172,7 @@ class Link:
         return results[-1]
 
     def _results(self, pgconn: pq.abc.PGconn, deadline: float) -> list[pq.abc.PGresult]:
-        results = []
+        results: list[pq.abc.PGresult] = []
         while pgconn.flush():
             self._wait(pgconn, deadline, writing=True)
         while True:

@@ -1,10 +1,11 @@
 """A world whose rows lie in a schema of a PostgreSQL server.
 
-What an agent wrote runs as a role that may do nothing but read and change the rows of this one schema, in a transaction
-that only reads unless the tool writes, with the server's limit in seconds. Rows and texts are cut on the server already.
+What an agent wrote runs as a role that may do nothing but read and change the rows of this one schema, in a
+transaction that only reads unless the tool writes, with the server's limit in seconds. Rows and texts are cut on the
+server already.
 
-State is told in SQLite's terms: a mirror, a `World` on the same image, takes over what has changed on the server when it
-is asked for, and digest, diff and snapshot are the mirror's. They are the same bytes as an embedded world's.
+State is told in SQLite's terms: a mirror, a `World` on the same image, takes over what has changed on the server when
+it is asked for, and digest, diff and snapshot are the mirror's. They are the same values as an embedded world's.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class PostgresWorld:
         """PostgreSQL's plan of a statement that reads, in lines; nothing is run."""
         statement = self._statement(sql, (), field, writes=False)
         with self._reading(), self._explained(sql, field):
-            self._described(statement, field)
+            known = self._described(statement, field)
+            _require_parameters(known, (), field)
+            self._link.describe(f"SELECT 1 FROM ({statement}\n) AS q({_names(known)})")  # as `read` would run it
             result = self._link.run(f"EXPLAIN (COSTS OFF) {statement}")
         rows, truncated = collect(_rows(result, (_TEXT,)), ("plan",), stop_early=True)
         return [row[0] for row in rows], truncated
@@ -267,7 +270,9 @@ class PostgresWorld:
         columns = self.image.columns[table]
         result = self._link.run(f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(self._name)}.{quoted(table)}")
         kinds = list(enumerate(self._schema.kinds[table]))
-        now = {tuple(_stored_value(text_of(result, row, n), kind) for n, kind in kinds) for row in range(result.ntuples)}
+        now = {
+            tuple(_stored_value(text_of(result, row, n), kind) for n, kind in kinds) for row in range(result.ntuples)
+        }
         before = {tuple(row.values()) for row in self.mirror.all(f"SELECT * FROM {quoted(table)}")}
         key = self.image.keys[table]
         places = [columns.index(column) for column in key]
