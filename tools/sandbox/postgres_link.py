@@ -155,6 +155,10 @@ class Link:
         self.connection.close()
 
     def _sent(self, send: Any) -> pq.abc.PGresult:
+        with self.lock:  # a message of another thread waits for the transaction's end
+            return self._answered(send)
+
+    def _answered(self, send: Any) -> pq.abc.PGresult:
         if self.lost:
             raise SandboxLost("the connection to PostgreSQL is lost")
         pgconn = self.connection.pgconn
