@@ -10,14 +10,22 @@ import difflib
 import hashlib
 import importlib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property
 from types import ModuleType
+from typing import Protocol
 
 from toolenv.tools.calls import Json, ToolResult, require_json
 from toolenv.tools.declaration import Tool, ToolSpec
 from toolenv.tools.errors import DeclarationError, ToolError, UnknownTool
 from toolenv.tools.identifiers import Identifier
-from toolenv.tools.world import World
+
+
+class Transactional(Protocol):
+    """A world, as far as a toolbox knows it."""
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """All writes in the block take place, or none."""
 
 
 class Toolbox:
@@ -96,7 +104,7 @@ class Toolbox:
     def to_openai(self) -> list[dict[str, Json]]:
         return [spec.to_openai() for spec in self.specs]
 
-    def dispatch(self, world: World, name: str, arguments: Json) -> ToolResult:
+    def dispatch(self, world: Transactional, name: str, arguments: Json) -> ToolResult:
         """Validate and run one call; never raises for what the agent did."""
         tool = self._tools.get(name)
         if tool is None:

@@ -17,6 +17,7 @@ HEAVY = {
     "matplotlib",
     "openai",
     "pandas",
+    "psycopg",
     "peft",
     "pyarrow",
     "ray",

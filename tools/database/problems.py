@@ -9,8 +9,8 @@ from typing import Final
 
 import apsw
 
+from toolenv.tools.database.engine import Database
 from toolenv.tools.errors import InvalidQuery, NotFound, RuleViolation, ToolError
-from toolenv.tools.world import World
 
 _MAX_MESSAGE: Final = 300
 _MAX_NAMES: Final = 30
@@ -24,7 +24,7 @@ def refusal(action: int, first: str | None, second: str | None, *, writes: bool,
         message = "this tool only reads; change rows with insert_row, update_row, delete_row or execute_sql"
         return RuleViolation("read_only", message, field=field)
     if action == apsw.SQLITE_FUNCTION:
-        message = f"the function {_short(str(second))} is not available"
+        message = f"the function {short(str(second))} is not available"
     elif action == apsw.SQLITE_PRAGMA:
         message = "PRAGMA is not available; list_tables and describe_table show the schema"
     elif action in (apsw.SQLITE_TRANSACTION, apsw.SQLITE_SAVEPOINT):
@@ -32,13 +32,13 @@ def refusal(action: int, first: str | None, second: str | None, *, writes: bool,
     elif action in (apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH):
         message = "other databases are not available"
     elif action == apsw.SQLITE_READ:
-        message = f"the table {_short(str(first))} is not available"
+        message = f"the table {short(str(first))} is not available"
     else:
         message = "the schema can not be changed"
     return RuleViolation("not_available", message, field=field)
 
 
-def explain(error: Exception, world: World, sql: str, field: str) -> ToolError:
+def explain(error: Exception, world: Database, sql: str, field: str) -> ToolError:
     """The error of a statement that SQLite refused or ended."""
     if isinstance(error, apsw.InterruptError | apsw.NoMemError | MemoryError):
         message = "the statement takes too many steps or too much memory; narrow it down"
@@ -52,28 +52,28 @@ def explain(error: Exception, world: World, sql: str, field: str) -> ToolError:
         return InvalidQuery(message, field=field, rule="parameters")
     if isinstance(error, UnicodeError):
         return InvalidQuery("a value is no text that can be shown", field=field, rule="text")
-    text = _short(str(error))
+    text = short(str(error))
     for pattern, build in _KNOWN:
         if (match := pattern.search(text)) is not None:
             return build(match.group(1), world, sql, field)
     return InvalidQuery(text, field=field, rule="sql")
 
 
-def unknown_table(name: str, world: World, field: str) -> NotFound:
+def unknown_table(name: str, world: Database, field: str) -> NotFound:
     """The error for a table that does not exist."""
     tables = world.image.shown
-    return NotFound(f"there is no table {_short(name)}; {_nearest(name, tables, 'there are')}", field=field)
+    return NotFound(f"there is no table {short(name)}; {_nearest(name, tables, 'there are')}", field=field)
 
 
 def unknown_column(name: str, table: str, columns: Iterable[str], field: str) -> NotFound:
     """The error for a column that a table does not have."""
-    return NotFound(f"{table} has no column {_short(name)}; {_nearest(name, columns, 'it has')}", field=field)
+    return NotFound(f"{table} has no column {short(name)}; {_nearest(name, columns, 'it has')}", field=field)
 
 
 def _constraint(error: Exception, field: str) -> RuleViolation:
     code = getattr(error, "extendedresult", 0)
     rule = _CONSTRAINTS.get(code, "constraint")
-    text = _short(str(error)).removesuffix(" constraint failed")
+    text = short(str(error)).removesuffix(" constraint failed")
     what = text.partition("constraint failed: ")[2]
     message = {
         "unique": f"another row has the same {what}",
@@ -96,11 +96,11 @@ _CONSTRAINTS: Final = {
 }
 
 
-def _no_table(name: str, world: World, sql: str, field: str) -> ToolError:
+def _no_table(name: str, world: Database, sql: str, field: str) -> ToolError:
     return unknown_table(name.removeprefix("main."), world, field)
 
 
-def _no_column(name: str, world: World, sql: str, field: str) -> ToolError:
+def no_column(name: str, world: Database, sql: str, field: str) -> ToolError:
     """Names the columns of the tables that the statement speaks of."""
     words = {word.lower() for word in _WORD.findall(sql)}
     tables = {table: columns for table, columns in world.image.shown.items() if table.lower() in words}
@@ -110,23 +110,23 @@ def _no_column(name: str, world: World, sql: str, field: str) -> ToolError:
     return NotFound(f"there is no column {name}; {_nearest(wanted, known, where)}", field=field)
 
 
-def _no_function(name: str, world: World, sql: str, field: str) -> ToolError:
+def _no_function(name: str, world: Database, sql: str, field: str) -> ToolError:
     return NotFound(f"there is no function {name}", field=field)
 
 
-def _syntax(near: str, world: World, sql: str, field: str) -> ToolError:
+def _syntax(near: str, world: Database, sql: str, field: str) -> ToolError:
     return InvalidQuery(f'syntax error near "{near}"', field=field, rule="syntax")
 
 
-def _ambiguous(name: str, world: World, sql: str, field: str) -> ToolError:
+def _ambiguous(name: str, world: Database, sql: str, field: str) -> ToolError:
     message = f"more than one table has a column {name}; write its table before it"
     return InvalidQuery(message, field=field, rule="ambiguous")
 
 
-_KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[str, World, str, str], ToolError]], ...]] = (
+_KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[str, Database, str, str], ToolError]], ...]] = (
     (re.compile(r"^no such table: (.+)", re.DOTALL), _no_table),
-    (re.compile(r"^no such column: (.+)", re.DOTALL), _no_column),
-    (re.compile(r"^table .+ has no column named (.+)", re.DOTALL), _no_column),
+    (re.compile(r"^no such column: (.+)", re.DOTALL), no_column),
+    (re.compile(r"^table .+ has no column named (.+)", re.DOTALL), no_column),
     (re.compile(r"^no such function: (.+)", re.DOTALL), _no_function),
     (re.compile(r'^near "(.*)": syntax error', re.DOTALL), _syntax),
     (re.compile(r"^ambiguous column name: (.+)", re.DOTALL), _ambiguous),
@@ -142,6 +142,6 @@ def _nearest(name: str, known: Iterable[str], introduction: str) -> str:
     return (f"did you mean {meant}? " if meant else "") + (f"{introduction} {listed}" if names else "there is none")
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """At most _MAX_MESSAGE characters that can be shown."""
     return text[:_MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()

@@ -5,15 +5,16 @@ from __future__ import annotations
 from toolenv.tools.calls import Json
 from toolenv.tools.database import sql as statements
 from toolenv.tools.database.arguments import Column, Function, Sql, Table, Where, reads, writes
+from toolenv.tools.database.engine import Database
 from toolenv.tools.database.rows import conditions
 from toolenv.tools.database.tables import find_column, find_table
 from toolenv.tools.errors import RuleViolation
-from toolenv.tools.world import World, quoted
+from toolenv.tools.world import quoted
 
 
 @reads
 def aggregate(
-    world: World,
+    world: Database,
     table: Table,
     function: Function,
     column: Column | None = None,
@@ -41,14 +42,15 @@ def aggregate(
         found = statements.read(world, f"SELECT {expression} FROM {quoted(name)}{condition}", values, field="where")
         return {"value": found.rows[0][0]}
     group = quoted(find_column(world, name, group_by, "group_by"))
-    query = f"SELECT {group}, {expression} FROM {quoted(name)}{condition} GROUP BY 1 ORDER BY 2 DESC, 1"
+    order = "2 DESC NULLS LAST, 1 NULLS FIRST"
+    query = f"SELECT {group}, {expression} FROM {quoted(name)}{condition} GROUP BY 1 ORDER BY {order}"
     found = statements.read(world, query, values, field="where")
     result: dict[str, Json] = {"groups": [{"group": key, "value": value} for key, value in found.rows]}
     return {**result, "truncated": True} if found.truncated else result
 
 
 @reads
-def run_sql(world: World, sql: Sql) -> dict[str, Json]:
+def run_sql(world: Database, sql: Sql) -> dict[str, Json]:
     """Run one SELECT statement in SQLite's SQL; shows at most 50 rows.
 
     Args:
@@ -59,18 +61,18 @@ def run_sql(world: World, sql: Sql) -> dict[str, Json]:
 
 
 @reads
-def explain_query(world: World, sql: Sql) -> dict[str, Json]:
+def explain_query(world: Database, sql: Sql) -> dict[str, Json]:
     """Show how SQLite would carry out a SELECT statement, without running it.
 
     Args:
         sql: The statement.
     """
-    found = statements.read(world, f"EXPLAIN QUERY PLAN {sql}")
-    return {"plan": [row[-1] for row in found.rows], "truncated": found.truncated}
+    lines, truncated = statements.plan(world, sql)
+    return {"plan": lines, "truncated": truncated}
 
 
 @writes
-def execute_sql(world: World, sql: Sql) -> dict[str, Json]:
+def execute_sql(world: Database, sql: Sql) -> dict[str, Json]:
     """Run one INSERT, UPDATE or DELETE statement in SQLite's SQL and tell how many rows it changed.
 
     Args:

@@ -9,9 +9,10 @@ from typing import Any, Final
 from toolenv.tools.calls import Json
 from toolenv.tools.database import sql
 from toolenv.tools.database.arguments import Column, Page, RowId, Table, Values, Where, reads, writes
+from toolenv.tools.database.engine import Database
 from toolenv.tools.database.tables import find_column, find_table, key_column
 from toolenv.tools.errors import NotFound, RuleViolation
-from toolenv.tools.world import World, quoted
+from toolenv.tools.world import quoted
 
 PAGE_SIZE: Final = 5
 
@@ -20,7 +21,7 @@ _NUMBERED: Final = re.compile(r"(.*?)([0-9]+)", re.DOTALL)
 
 
 @reads
-def get_row_by_id(world: World, table: Table, id: RowId) -> dict[str, Json]:
+def get_row_by_id(world: Database, table: Table, id: RowId) -> dict[str, Json]:
     """Get a row by its primary key.
 
     Args:
@@ -33,7 +34,7 @@ def get_row_by_id(world: World, table: Table, id: RowId) -> dict[str, Json]:
 
 @reads
 def search_rows(
-    world: World,
+    world: Database,
     table: Table,
     where: Where | None = None,
     order_by: Column | None = None,
@@ -53,7 +54,8 @@ def search_rows(
     condition, values = conditions(world, name, where or {})
     key = world.image.keys[name]
     sorted_by = [find_column(world, name, order_by, "order_by")] if order_by else key
-    order = ", ".join([quoted(column) + " DESC" * descending for column in sorted_by] + [quoted(k) for k in key])
+    direction = " DESC NULLS LAST" if descending else " NULLS FIRST"
+    order = ", ".join([quoted(column) + direction for column in sorted_by] + [quoted(k) for k in key])
     source = f"FROM {quoted(name)}{condition}"
     total = sql.read(world, f"SELECT count(*) {source}", values, field="where").rows[0][0]
     query = f"SELECT * {source} ORDER BY {order} LIMIT {PAGE_SIZE} OFFSET ?"
@@ -64,7 +66,7 @@ def search_rows(
 
 
 @writes
-def insert_row(world: World, table: Table, values: Values) -> dict[str, Json]:
+def insert_row(world: Database, table: Table, values: Values) -> dict[str, Json]:
     """Insert a row into a table and show it. A primary key that is left out becomes the next free one.
 
     Args:
@@ -83,7 +85,7 @@ def insert_row(world: World, table: Table, values: Values) -> dict[str, Json]:
 
 
 @writes
-def update_row(world: World, table: Table, id: RowId, values: Values) -> dict[str, Json]:
+def update_row(world: Database, table: Table, id: RowId, values: Values) -> dict[str, Json]:
     """Change columns of the row with a primary key and show the row.
 
     Args:
@@ -106,7 +108,7 @@ def update_row(world: World, table: Table, id: RowId, values: Values) -> dict[st
 
 
 @writes
-def delete_row(world: World, table: Table, id: RowId) -> dict[str, Json]:
+def delete_row(world: Database, table: Table, id: RowId) -> dict[str, Json]:
     """Delete the row with a primary key, unless other rows refer to it.
 
     Args:
@@ -120,7 +122,7 @@ def delete_row(world: World, table: Table, id: RowId) -> dict[str, Json]:
     return {"table": name, "id": id, "deleted": found.changed}
 
 
-def conditions(world: World, table: str, where: Mapping[str, Any]) -> tuple[str, list[Any]]:
+def conditions(world: Database, table: str, where: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """A WHERE clause with parameters, from `column operator` -> value.
 
     Raises:
@@ -130,10 +132,10 @@ def conditions(world: World, table: str, where: Mapping[str, Any]) -> tuple[str,
     for text, value in where.items():
         column, operator = _split(world, table, text)
         if operator == "contains":
-            parts.append(rf"{quoted(column)} LIKE ? ESCAPE '\'")
+            parts.append(sql.contains(world, quoted(column)))
             value = "%" + re.sub(r"([\\%_])", r"\\\1", str(value)) + "%"
         elif operator in ("=", "!="):
-            parts.append(f"{quoted(column)} IS {'NOT ' * (operator == '!=')}?")
+            parts.append(f"{quoted(column)} IS {'NOT ' * (operator == '=')}DISTINCT FROM ?")
         elif value is None:
             message = f"{operator} needs a value; = and != also take null"
             raise RuleViolation("value_required", message, field=f"where.{_shown(text)}")
@@ -143,7 +145,7 @@ def conditions(world: World, table: str, where: Mapping[str, Any]) -> tuple[str,
     return (" WHERE " + " AND ".join(parts) if parts else ""), values
 
 
-def _split(world: World, table: str, text: str) -> tuple[str, str]:
+def _split(world: Database, table: str, text: str) -> tuple[str, str]:
     """Column and operator of a condition's name; a column that is called like a condition goes first."""
     if text in world.image.columns[table]:
         return text, "="
@@ -152,12 +154,12 @@ def _split(world: World, table: str, text: str) -> tuple[str, str]:
     return find_column(world, table, name, f"where.{_shown(text)}"), operator or "="
 
 
-def _columns(world: World, table: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(world: Database, table: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with the columns' names as the schema writes them."""
     return {find_column(world, table, name, f"values.{_shown(name)}"): value for name, value in values.items()}
 
 
-def _row(world: World, table: str, key: str, id: str | int) -> dict[str, Json]:
+def _row(world: Database, table: str, key: str, id: str | int) -> dict[str, Json]:
     found = sql.read(world, f"SELECT * FROM {quoted(table)} WHERE {quoted(key)} = ?", [id], field="id")
     if not found.rows and found.truncated:
         raise RuleViolation("too_large", "the row is too large to be shown; select columns with run_sql", field="id")
@@ -166,7 +168,7 @@ def _row(world: World, table: str, key: str, id: str | int) -> dict[str, Json]:
     return dict(zip(found.columns, found.rows[0], strict=True))
 
 
-def _next_key(world: World, table: str, key: str) -> str | int | None:
+def _next_key(world: Database, table: str, key: str) -> str | int | None:
     """The key after the highest; None, which SQLite fills in for an integer key, where keys are not numbered."""
     highest = sql.read(world, f"SELECT max({quoted(key)}) FROM {quoted(table)}", field="values").rows[0][0]
     if isinstance(highest, str) and (match := _NUMBERED.fullmatch(highest)) is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ import apsw
 import orjson
 
 from toolenv.tools.calls import Json
+from toolenv.tools.database.engine import Database, Found
 from toolenv.tools.database.problems import explain, refusal
 from toolenv.tools.errors import InvalidQuery, RuleViolation
 from toolenv.tools.world import World, WorldImage, quoted
@@ -74,22 +75,6 @@ _WRITES: Final = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
 _EMPTY: Final = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a statement gave.
-
-    Attributes:
-        rows: values that JSON has; texts beyond MAX_CELL characters are cut.
-        truncated: there are more rows, or longer texts, than stand here.
-        changed: how many rows the statement changed.
-    """
-
-    columns: tuple[str, ...]
-    rows: list[list[Json]]
-    truncated: bool
-    changed: int = 0
-
-
 @dataclass(slots=True)
 class _Guard:
     """The authorizer of one statement: what it may do, what it was refused, and which tables it changes."""
@@ -136,7 +121,7 @@ class _Budget:
         return self._steps < 0 or apsw.memory_used() > self._memory or time.monotonic() > self._deadline
 
 
-def read(world: World, sql: str, parameters: Sequence[Any] = (), *, field: str = "sql") -> Found:
+def read(world: Database, sql: str, parameters: Sequence[Any] = (), *, field: str = "sql") -> Found:
     """Run one statement that only reads.
 
     Args:
@@ -145,15 +130,42 @@ def read(world: World, sql: str, parameters: Sequence[Any] = (), *, field: str =
     Raises:
         ToolError: whatever is wrong with it.
     """
+    if not isinstance(world, World):
+        return world.read(sql, parameters, field)
     return _run(world, sql, parameters, _Guard(world.image, writes=False), field)
 
 
-def write(world: World, sql: str, parameters: Sequence[Any] = (), *, field: str = "sql") -> Found:
+def plan(world: Database, sql: str, *, field: str = "sql") -> tuple[list[Json], bool]:
+    """How a statement that reads would be carried out, in lines, and whether some are left out.
+
+    Raises:
+        ToolError: whatever is wrong with it.
+    """
+    if not isinstance(world, World):
+        return world.plan(sql, field)
+    found = read(world, f"EXPLAIN QUERY PLAN {sql}", field=field)
+    return [row[-1] for row in found.rows], found.truncated
+
+
+def schema(world: Database) -> World:
+    """A world that can be asked about the schema with SQLite's pragmas; its rows may be older."""
+    return world if isinstance(world, World) else world.mirror
+
+
+def contains(world: Database, column: str) -> str:
+    """The condition that a column holds a text, whatever the case of its ASCII letters; its parameter is a pattern."""
+    like = "LIKE" if isinstance(world, World) else "::text ILIKE"
+    return rf"{column} {like} ? ESCAPE '\'"
+
+
+def write(world: Database, sql: str, parameters: Sequence[Any] = (), *, field: str = "sql") -> Found:
     """Run one statement that inserts, updates or deletes rows; foreign keys hold.
 
     Raises:
         ToolError: whatever is wrong with it. It may have changed rows by then: call it within `World.atomic`.
     """
+    if not isinstance(world, World):
+        return world.write(sql, parameters, field)
     guard = _Guard(world.image, writes=True)
     found = _run(world, sql, parameters, guard, field)
     for table in guard.written:
@@ -175,7 +187,7 @@ def _run(world: World, sql: str, parameters: Sequence[Any], guard: _Guard, field
         try:
             cursor.exec_trace = statement = _OneStatement(sql, guard, field)
             cursor.execute(sql, parameters, can_cache=False)
-            rows, truncated = _collect(cursor, statement.columns)
+            rows, truncated = collect(cursor, statement.columns, stop_early=not guard.writes)
             if not statement.ran:
                 raise InvalidQuery("there is no statement in it", field=field, rule="one_statement")
             if guard.writes and connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
@@ -217,15 +229,21 @@ class _OneStatement:
         return True
 
 
-def _collect(cursor: apsw.Cursor, columns: tuple[str, ...]) -> tuple[list[list[Json]], bool]:
-    """The rows that fit, and whether something is left out; a writing statement runs to its end all the same."""
+def collect(
+    found: Iterable[Sequence[Any]], columns: tuple[str, ...], *, stop_early: bool
+) -> tuple[list[list[Json]], bool]:
+    """The rows that fit, and whether something is left out.
+
+    Args:
+        stop_early: leave the rest unread; a writing statement runs to its end all the same.
+    """
     rows: list[list[Json]] = []
     size, full, any_cut = sum(map(len, columns)), False, False
-    for values in cursor:
+    for values in found:
         row, cut = _plain(values)
         size += len(orjson.dumps(row))
         full = full or len(rows) == MAX_ROWS or size > MAX_BYTES
-        if full and cursor.is_readonly:
+        if full and stop_early:
             break
         if not full:
             rows.append(row)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from toolenv.tools.calls import Json
 from toolenv.tools.database import sql
 from toolenv.tools.database.arguments import Table, reads
+from toolenv.tools.database.engine import Database
 from toolenv.tools.database.problems import unknown_column, unknown_table
 from toolenv.tools.errors import RuleViolation
-from toolenv.tools.world import World, quoted
+from toolenv.tools.world import quoted
 
 
 @reads
-def list_tables(world: World) -> dict[str, Json]:
+def list_tables(world: Database) -> dict[str, Json]:
     """List the tables of the database with how many rows each has."""
     return {"tables": [{"name": table, "rows": _count(world, table)} for table in world.image.shown]}
 
 
 @reads
-def describe_table(world: World, table: Table) -> dict[str, Json]:
+def describe_table(world: Database, table: Table) -> dict[str, Json]:
     """Describe a table: its columns with their types, its primary key, and the columns that refer to other tables.
 
     Args:
@@ -25,10 +26,10 @@ def describe_table(world: World, table: Table) -> dict[str, Json]:
     """
     name = find_table(world, table)
     # Trusted text, so outside the limits of `sql.read`, which allows no PRAGMA.
-    links = world.all('SELECT "from", "table", "to" FROM pragma_foreign_key_list(?)', (name,))
+    links = sql.schema(world).all('SELECT "from", "table", "to" FROM pragma_foreign_key_list(?)', (name,))
     targets = {link["from"].lower(): f"{link['table']}.{link['to'] or _key_of(world, link['table'])}" for link in links}
     columns = []
-    for column in world.all('SELECT name, type, "notnull" FROM pragma_table_info(?)', (name,)):
+    for column in sql.schema(world).all('SELECT name, type, "notnull" FROM pragma_table_info(?)', (name,)):
         described = {"name": column["name"], "type": column["type"]}
         if (target := targets.get(column["name"].lower())) is not None:
             described["references"] = target
@@ -41,7 +42,7 @@ def describe_table(world: World, table: Table) -> dict[str, Json]:
     }
 
 
-def find_table(world: World, name: str) -> str:
+def find_table(world: Database, name: str) -> str:
     """A table's name as the schema writes it.
 
     Raises:
@@ -55,7 +56,7 @@ def find_table(world: World, name: str) -> str:
     raise unknown_table(name, world, "table")
 
 
-def find_column(world: World, table: str, name: str, field: str) -> str:
+def find_column(world: Database, table: str, name: str, field: str) -> str:
     """A column's name as the schema writes it.
 
     Raises:
@@ -70,7 +71,7 @@ def find_column(world: World, table: str, name: str, field: str) -> str:
     raise unknown_column(name, table, columns, field)
 
 
-def key_column(world: World, table: str) -> str:
+def key_column(world: Database, table: str) -> str:
     """The one column of a table's primary key.
 
     Raises:
@@ -83,11 +84,11 @@ def key_column(world: World, table: str) -> str:
     return key[0]
 
 
-def _key_of(world: World, table: str) -> str:
+def _key_of(world: Database, table: str) -> str:
     found = next((key for name, key in world.image.keys.items() if name.lower() == table.lower()), ("?",))
     return found[0]
 
 
-def _count(world: World, table: str) -> int:
+def _count(world: Database, table: str) -> int:
     count: int = sql.read(world, f"SELECT count(*) FROM {quoted(table)}", field="table").rows[0][0]
     return count

@@ -1,8 +1,8 @@
 """The embedded backend: worlds and tools in this process, agent-written Python in locked-down processes beside it.
 
-The tools are trusted code and run here. SQL that an agent wrote does too, confined as `toolenv.tools.database.sql` says.
-Python that an agent wrote runs in a process of its own without power over anything: see `guest`. A machine that can not
-enforce this gets no embedded interpreter; toolboxes without one work everywhere.
+The tools are trusted code and run here. SQL that an agent wrote does too, confined as `toolenv.tools.database.sql`
+says. Python that an agent wrote runs in a process of its own without power over anything: see `guest`. A machine that
+can not enforce this gets no embedded interpreter; toolboxes without one work everywhere.
 """
 
 from __future__ import annotations
