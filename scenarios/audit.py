@@ -49,7 +49,11 @@ from toolenv.scenarios.schema import Family, Step
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, mix
 from toolenv.tools.calls import WRITE, ToolCall, ToolResult
 from toolenv.tools.errors import OperatorError, RuleViolation, ScenarioError
+from toolenv.tools.interpreter import workspace
+from toolenv.tools.interpreter.session import PythonSession
 from toolenv.tools.sampling import sample_arguments
+from toolenv.tools.sandbox.interpreters import LocalInterpreters
+from toolenv.tools.sandbox.limits import Limits
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import World, WorldImage, quoted
 
@@ -88,10 +92,15 @@ def audit(
     sampler = Sampler(scenario, "all" if families is None else families)
     chosen = default_seeds() if seeds is None else tuple(seeds)
     reports = []
-    for name in sampler.names:
-        reports.append(_FamilyAudit(scenario, sampler, name).run(chosen))
-        if progress is not None:
-            progress(name)
+    interpreters = LocalInterpreters(Limits()) if scenario.toolbox.runs_python else None
+    try:
+        for name in sampler.names:
+            reports.append(_FamilyAudit(scenario, sampler, name, interpreters).run(chosen))
+            if progress is not None:
+                progress(name)
+    finally:
+        if interpreters is not None:
+            interpreters.close()
     return AuditReport(scenario.name, scenario.version, chosen, tuple(reports))
 
 
@@ -112,10 +121,13 @@ class _Episode:
 class _FamilyAudit:
     """The audit of one family."""
 
-    def __init__(self, scenario: Scenario, sampler: Sampler, name: str) -> None:
+    def __init__(
+        self, scenario: Scenario, sampler: Sampler, name: str, interpreters: LocalInterpreters | None = None
+    ) -> None:
         family = scenario.families[name]
         self.scenario, self.sampler, self.name = scenario, sampler, name
         self.toolbox = scenario.toolbox
+        self._interpreters = interpreters
         self.report = FamilyReport(name, family.difficulty, family.split, list(family.tags))
         self.alternatives = [CompiledPlan(steps) for steps in _alternatives(family)]
         self.wordings = [CompiledPlan(steps) for steps in _wordings(family)]
@@ -174,16 +186,18 @@ class _FamilyAudit:
 
     def _commuting(self, task: Task, gold: _Episode) -> Iterator[_Episode]:
         """The gold episode with each pair of neighbours swapped that gives the same results and state either way."""
-        world = task.world.open()
+        world = self._open(task)
         for i in range(len(gold.calls) - 1):
             order = [i + 1, i, *range(i + 2, len(gold.calls))]
             swapped = world.fork()
             same = all(self._dispatch(swapped, gold.calls[k]).text == gold.results[k].text for k in order)
+            _rest(swapped)
             if same and swapped.digest() == gold.world.digest():
                 indices = [*range(i), *order]
                 calls, results = [gold.calls[k] for k in indices], [gold.results[k] for k in indices]
                 yield _Episode(swapped, calls, results, gold.answer)
             self._dispatch(world, gold.calls[i])
+        _rest(world)
 
     # -- what must fail ----------------------------------------------------------------------------
 
@@ -234,7 +248,7 @@ class _FamilyAudit:
                         yield self._follow(task, task.start_plan()).answer
 
     def _without_calls(self, task: Task, answer: str | None) -> _Episode:
-        return _Episode(task.world.open(), [], [], answer)
+        return _Episode(self._open(task), [], [], answer)
 
     def _with_superfluous_write(self, task: Task, gold: _Episode, rng: Random) -> _Episode | None:
         """The gold episode with one more successful write that touches a row which the plan leaves alone."""
@@ -275,26 +289,28 @@ class _FamilyAudit:
         return None
 
     def _random_valid(self, task: Task, rng: Random, count: int, answer: str) -> _Episode:
-        episode = _Episode(task.world.open(), [], [], answer)
+        episode = _Episode(self._open(task), [], [], answer)
         tools = list(self.toolbox)
         for _ in range(count):
             tool = rng.choice(tools)
             call = ToolCall(tool.name, sample_arguments(tool, rng, _pool(task.world, self.toolbox)))
             episode.calls.append(call)
             episode.results.append(self._dispatch(episode.world, call))
+        _rest(episode.world)
         return episode
 
     # -- carrying out and counting -----------------------------------------------------------------
 
     def _follow(self, task: Task, run: PlanRun, *, pretend_writes: bool = False) -> _Episode:
         """Carry out a plan; pretended writes show their results and change nothing."""
-        world, calls, results = task.world.open(), list[ToolCall](), list[ToolResult]()
+        world, calls, results = self._open(task), list[ToolCall](), list[ToolResult]()
         pretended = world
         for _ in range(self.scenario.file.max_steps):
             step = run.next()
             if step is None:
                 break
             if step.call is None:
+                _rest(world)
                 return _Episode(world, calls, results, step.answer)
             if pretend_writes and self.toolbox[step.call.name].writes and pretended is world:
                 pretended = world.fork()
@@ -302,6 +318,12 @@ class _FamilyAudit:
             results.append(self._dispatch(pretended, step.call))
             run.feed(results[-1].content)
         raise ScenarioError([f"families.{self.name}: the plan takes more than {self.scenario.file.max_steps} steps"])
+
+    def _open(self, task: Task) -> World:
+        world = task.world.open()
+        if self._interpreters is not None:
+            world.python = PythonSession(self._interpreters)
+        return world
 
     def _dispatch(self, world: World, call: ToolCall) -> ToolResult:
         return self.toolbox.dispatch(world, call.name, call.arguments)
@@ -346,6 +368,12 @@ class _FamilyAudit:
         lucky = report.outcomes.get("random_valid", Outcome())
         if lucky.rate > RANDOM_LIMIT:
             self._breach(golds[0][0].seed, "random_valid", [f"solved at {lucky.rate:.0%} of the seeds"])
+
+
+def _rest(world: World) -> None:
+    """End a world's interpreter; it would start again with the next cell."""
+    if world.python is not None:
+        world.python.close()
 
 
 def _grade(task: Task, episode: _Episode) -> Grade:
@@ -404,6 +432,8 @@ def _pool(image: WorldImage, toolbox: Toolbox) -> Mapping[str, Sequence[str]]:
                             found.setdefault(entity, set()).add(value)
         # The image is kept, so that its id is not used again.
         pool = {entity: sorted(values) for entity, values in found.items()}
+        if "_files" in image.columns:
+            pool["file"] = list(workspace.all_files(world))
         _POOLS[key] = image, {"table": list(image.columns), **pool}
     return _POOLS[key][1]
 

@@ -65,6 +65,14 @@ class BusinessPopulation(Worlds):
     expenses: int = Field(90, ge=0, le=5_000, description="Expenses a world.")
 
 
+class FilesPopulation(Worlds):
+    """Worlds of small CSV, JSON and log files in an interpreter's workspace."""
+
+    kind: Literal["files"] = Field(description="The generator of worlds.")
+    employees: int = Field(14, ge=8, le=40, description="About how many employees a world.")
+    sales: int = Field(60, ge=40, le=200, description="About how many sales a world.")
+
+
 class DatabasePopulation(Model):
     """One world, the same in all splits: a database of the user's own."""
 
@@ -91,7 +99,8 @@ def _kind_of(population: Any) -> Any:
 Population = Annotated[
     Annotated[CrmPopulation, Tag("crm")]
     | Annotated[BusinessPopulation, Tag("business")]
-    | Annotated[DatabasePopulation, Tag("database")],
+    | Annotated[DatabasePopulation, Tag("database")]
+    | Annotated[FilesPopulation, Tag("files")],
     Discriminator(_kind_of),
 ]
 

@@ -11,8 +11,10 @@ from toolenv.scenarios.business import SCHEMA as BUSINESS_SCHEMA
 from toolenv.scenarios.business import business_population
 from toolenv.scenarios.own_database import OwnDatabase
 from toolenv.scenarios.population import crm_population
-from toolenv.scenarios.schema import BusinessPopulation, CrmPopulation, DatabasePopulation, Population
+from toolenv.scenarios.schema import BusinessPopulation, CrmPopulation, DatabasePopulation, FilesPopulation, Population
 from toolenv.scenarios.splits import Split, mix, split_of
+from toolenv.scenarios.workspace_files import SCHEMA as FILES_SCHEMA
+from toolenv.scenarios.workspace_files import files_population
 from toolenv.tools.crm import SCHEMA as CRM_SCHEMA
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.world import WorldImage, open_connection
@@ -89,11 +91,18 @@ class WorldSource:
                 projects=population.projects,
                 expenses=population.expenses,
             )
+        if isinstance(population, FilesPopulation):
+            return files_population(
+                mix(population.seed, index),
+                locale=population.locale,
+                employees=population.employees,
+                sales=population.sales,
+            )
         assert self.own is not None
         return self.own.image
 
 
-_SCHEMAS = {"crm": CRM_SCHEMA, "business": BUSINESS_SCHEMA}
+_SCHEMAS = {"crm": CRM_SCHEMA, "business": BUSINESS_SCHEMA, "files": FILES_SCHEMA}
 
 
 @lru_cache

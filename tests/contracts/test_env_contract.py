@@ -19,6 +19,8 @@ ENVIRONMENTS = {
     "crm, unseen families": partial(gymnasium.make, "ToolEnv-CRM-v0", families="unseen"),
     "database": partial(gymnasium.make, "ToolEnv-Database-v0"),
     "database, unseen families": partial(gymnasium.make, "ToolEnv-Database-v0", families="unseen"),
+    "code": partial(gymnasium.make, "ToolEnv-CodeInterpreter-v0"),
+    "code, unseen families": partial(gymnasium.make, "ToolEnv-CodeInterpreter-v0", families="unseen"),
     "own scenario": partial(gymnasium.make, "ToolEnv-v0", scenario=DESK),
     "ansi": partial(gymnasium.make, "ToolEnv-v0", scenario=DESK, render_mode="ansi"),
 }
