@@ -16,8 +16,8 @@ must fail, at every seed
     guess         no call, and the right answer
     parrot        no call, and "All right." or another seed's right answer
     read_only     the gold plan with its writes only pretended
-    superfluous   the gold plan with one more write, to a row that it leaves alone; and with a write and its undoing,
-                  which leave the gold plan's state
+    superfluous   the gold plan with one more write, to a row that it leaves alone (or over a file of the workspace);
+                  and with a write and its undoing, which leave the gold plan's state
     dump          the gold plan with, before its answer, the answers of other seeds of the family or, where something
                   is to be refused, of the other families that refuse; once as they are, once without identifiers
     negated       the gold plan with "I could not do that: " before its answer, or "I have done it. " before a refusal
@@ -59,6 +59,7 @@ from toolenv.tools.world import World, WorldImage, quoted
 
 RANDOM_LIMIT = 0.5
 _WRITE_ATTEMPTS = 200
+_OVERWRITES = "write_file"  # work, but not where it takes the place of a file that was there
 _GENERIC_ANSWER = "All right."
 _DUMPED_SEEDS = 12  # enough to name nearly all values of a closed list
 _DUMPED_CHARACTERS = 1_500
@@ -253,12 +254,13 @@ class _FamilyAudit:
     def _with_superfluous_write(self, task: Task, gold: _Episode, rng: Random) -> _Episode | None:
         """The gold episode with one more successful write that touches a row which the plan leaves alone."""
         touched = {(change.table, *change.key.values()) for change in gold.world.diff()}
-        writes = [tool for tool in self.toolbox if tool.writes]
+        writes = [tool for tool in self.toolbox if tool.writes or tool.name == _OVERWRITES]
         for _ in range(_WRITE_ATTEMPTS if writes else 0):
             tool, world = rng.choice(writes), gold.world.fork()
             call = ToolCall(tool.name, sample_arguments(tool, rng, _pool(task.world, self.toolbox)))
             result = self._dispatch(world, call)
-            rows = {(change.table, *change.key.values()) for change in world.diff()}
+            changes = (change for change in world.diff() if (change.table, change.op) != ("_files", "insert"))
+            rows = {(change.table, *change.key.values()) for change in changes}
             if result.ok and rows - touched:
                 return _Episode(world, [*gold.calls, call], [*gold.results, result], gold.answer)
         return None
