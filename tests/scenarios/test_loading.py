@@ -343,7 +343,7 @@ def test_a_shipped_name_and_a_path_are_found(tmp_path: Path) -> None:
     assert find_scenario(path) == path
     assert load_scenario(str(path)).name == "mini"
     assert find_scenario("crm") == shipped_scenarios()["crm"]
-    with pytest.raises(ScenarioError, match=r"nowhere\.yaml: no such file, and no shipped scenario \(crm"):
+    with pytest.raises(ScenarioError, match=r"nowhere\.yaml: no such file, and no shipped scenario \(code, crm"):
         load_scenario("nowhere.yaml")
 
 

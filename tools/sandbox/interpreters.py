@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +49,8 @@ class Supervisor:
             channel, self._process = _start()
         self._channel = channel
         self._channel.settimeout(_SUPERVISOR_SECONDS)
+        # An environment may be let go without a word.
+        self._end = weakref.finalize(self, _end, channel, self._process)
         try:
             first = self._receive()[0]
             if "unavailable" in first:
@@ -73,13 +76,7 @@ class Supervisor:
 
     def close(self) -> None:
         """End it and all its interpreters."""
-        self._channel.close()
-        if self._process is not None:
-            try:
-                self._process.wait(_SUPERVISOR_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._end()
 
     def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         with self._lock:
@@ -97,6 +94,16 @@ class Supervisor:
         if not message:
             raise SandboxLost("the supervisor of the interpreters has ended")
         return orjson.loads(message), descriptors
+
+
+def _end(channel: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+    channel.close()
+    if process is not None:
+        try:
+            process.wait(_SUPERVISOR_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _start() -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -166,6 +173,8 @@ class LocalInterpreter:
 
     def __init__(self, supervisor: Supervisor, guest: int, channel: socket.socket, limits: Limits) -> None:
         self._supervisor, self._guest, self._channel, self._limits = supervisor, guest, channel, limits
+        # Of one that is let go without a word, the socket tells it to leave: the supervisor may be in use.
+        weakref.finalize(self, channel.close)
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._process = os.getpid()
