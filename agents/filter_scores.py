@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 
 from rich.table import Table
@@ -15,8 +16,10 @@ from rich.table import Table
 from toolenv.agents.filters import FILTERS
 from toolenv.agents.intervals import wilson
 from toolenv.agents.trajectory import Trajectory
+from toolenv.envs.actions import Call
 from toolenv.scenarios.sampler import Sampler, Task
-from toolenv.tools.calls import Json
+from toolenv.tools.calls import Json, json_text
+from toolenv.tools.sandbox.embedded import EmbeddedSandbox, EmbeddedSession
 
 
 def _truth_hallucinated(trajectory: Trajectory, sampler: Sampler) -> bool:
@@ -38,7 +41,10 @@ def _truth_skipped(trajectory: Trajectory, sampler: Sampler) -> bool:
 def _truth_wrong_state(trajectory: Trajectory, sampler: Sampler) -> bool:
     """The digest of the final world is that of no plan of the task, carried out anew in every combination of its
     alternative calls. So this truth is independent of the goal's rules. It is exact for policies that write the plan's
-    own texts; a right state with other words in a free text has another digest, too."""
+    own texts; a right state with other words in a free text has another digest, too. Where code is run, which stands in
+    the digest, the calls are carried out anew as well, and the changes compared in place of digests."""
+    if sampler.scenario.toolbox.runs_python:
+        return not _changes_as_planned(sampler.task_by_id(trajectory.task), trajectory)
     return trajectory.world_digest not in _gold_digests(sampler, trajectory.task)
 
 
@@ -177,3 +183,36 @@ def _digest_after(task: Task, route: int, choice: Sequence[int]) -> str:
         return world.digest()
     finally:
         world.close()
+
+
+def _changes_as_planned(task: Task, trajectory: Trajectory) -> bool:
+    """Whether the calls change what a plan of the task changes; further new files are the agent's own."""
+    session = _sandbox().open(task.world, task.scenario.toolbox)
+    for step in trajectory.steps:
+        if isinstance(call := step.parsed, Call):
+            session.call(call.name, call.arguments)
+    made, new_files = _changes(session)
+    for plan in task.compiled.plans:
+        session, run = _sandbox().open(task.world, task.scenario.toolbox), plan.guided(task.variables)
+        while options := run.options():
+            run.feed(session.call(options[0].name, options[0].arguments).content)
+        wanted, wanted_files = _changes(session)
+        if made == wanted and wanted_files <= new_files:
+            return True
+    return False
+
+
+def _changes(session: EmbeddedSession) -> tuple[set[str], set[str]]:
+    """What has changed apart from the cells that were run, and which files are new; ends the session."""
+    changes, new_files = set[str](), set[str]()
+    for row in session.diff():
+        if row.table != "_cells":
+            kind = new_files if (row.table, row.op) == ("_files", "insert") else changes
+            kind.add(json_text([row.table, row.op, row.key, row.after]))
+    session.close()
+    return changes, new_files
+
+
+@cache
+def _sandbox() -> EmbeddedSandbox:
+    return EmbeddedSandbox()

@@ -304,11 +304,11 @@ def _shown(entry: Json, results: Sequence[str], violations: Sequence[str]) -> bo
 def _stands_in(fact: Json, result: str) -> bool:
     """Whether a result's JSON text holds a fact: a string in its quotes, a number as a whole number.
 
-    What code printed, or a file says, is one long text: there a string is looked for as whole words.
+    What code printed or raised, or a file says, is one long text: there a string is looked for as whole words.
     """
     text = json_text(fact)
     if result.startswith(_PROSE):
-        prose = next(iter(orjson.loads(result).values()))
+        prose = "\n".join(value for value in orjson.loads(result).values() if isinstance(value, str))
         return _occurs(_normal(fact) if isinstance(fact, str) else text, _normal(prose), before=".+-", after=".")
     return text in result if isinstance(fact, str) else _occurs(text, result, before=".+-", after=".")
 
