@@ -15,7 +15,7 @@ from random import Random
 import pytest
 
 from toolenv.scenarios.audit import audit, default_seeds
-from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
 from toolenv.scenarios.plan import PlannedStep
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.scenarios.schema import Family
@@ -201,9 +201,20 @@ def test_the_scenario_passes_its_audit(scenario: Scenario) -> None:
     assert report.ok, [str(breach) for breach in report.breaches[:5]]
     for family in report.families:
         assert "superfluous" in family.outcomes, family.family
+    assert {family.family for family in report.families if "read_only" in family.outcomes} == {
+        *("repair_script", "write_totals")
+    }
 
 
 @pytest.mark.slow
 def test_the_scenario_passes_its_audit_at_many_seeds(scenario: Scenario) -> None:
     report = audit(scenario)
+    assert report.ok, [str(breach) for breach in report.breaches[:5]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locale", ["de_DE", "ja_JP"])
+def test_the_scenario_passes_its_audit_in_other_locales(scenario: Scenario, locale: str) -> None:
+    other = parse_scenario(scenario.source.replace(b"locale: en_US", f"locale: {locale}".encode()))
+    report = audit(other, seeds=default_seeds(8))
     assert report.ok, [str(breach) for breach in report.breaches[:5]]
