@@ -12,6 +12,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "ToolEnv-v0": {},
     "ToolEnv-CRM-v0": {"scenario": "crm"},
     "ToolEnv-Database-v0": {"scenario": "database"},
+    "ToolEnv-Support-v0": {"scenario": "support"},
 }
 
 

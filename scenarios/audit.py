@@ -37,6 +37,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from random import Random
 
@@ -49,7 +50,10 @@ from toolenv.scenarios.schema import Family, Step
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, mix
 from toolenv.tools.calls import WRITE, ToolCall, ToolResult
 from toolenv.tools.errors import OperatorError, RuleViolation, ScenarioError
+from toolenv.tools.interpreter.session import PythonSession
 from toolenv.tools.sampling import sample_arguments
+from toolenv.tools.sandbox.interpreters import LocalInterpreters
+from toolenv.tools.sandbox.limits import Limits
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import World, WorldImage, quoted
 
@@ -174,7 +178,7 @@ class _FamilyAudit:
 
     def _commuting(self, task: Task, gold: _Episode) -> Iterator[_Episode]:
         """The gold episode with each pair of neighbours swapped that gives the same results and state either way."""
-        world = task.world.open()
+        world = self._open(task)
         for i in range(len(gold.calls) - 1):
             order = [i + 1, i, *range(i + 2, len(gold.calls))]
             swapped = world.fork()
@@ -234,7 +238,7 @@ class _FamilyAudit:
                         yield self._follow(task, task.start_plan()).answer
 
     def _without_calls(self, task: Task, answer: str | None) -> _Episode:
-        return _Episode(task.world.open(), [], [], answer)
+        return _Episode(self._open(task), [], [], answer)
 
     def _with_superfluous_write(self, task: Task, gold: _Episode, rng: Random) -> _Episode | None:
         """The gold episode with one more successful write that touches a row which the plan leaves alone."""
@@ -275,7 +279,7 @@ class _FamilyAudit:
         return None
 
     def _random_valid(self, task: Task, rng: Random, count: int, answer: str) -> _Episode:
-        episode = _Episode(task.world.open(), [], [], answer)
+        episode = _Episode(self._open(task), [], [], answer)
         tools = list(self.toolbox)
         for _ in range(count):
             tool = rng.choice(tools)
@@ -286,9 +290,15 @@ class _FamilyAudit:
 
     # -- carrying out and counting -----------------------------------------------------------------
 
+    def _open(self, task: Task) -> World:
+        world = task.world.open()
+        if self.toolbox.runs_python:
+            world.python = PythonSession(_interpreters())
+        return world
+
     def _follow(self, task: Task, run: PlanRun, *, pretend_writes: bool = False) -> _Episode:
         """Carry out a plan; pretended writes show their results and change nothing."""
-        world, calls, results = task.world.open(), list[ToolCall](), list[ToolResult]()
+        world, calls, results = self._open(task), list[ToolCall](), list[ToolResult]()
         pretended = world
         for _ in range(self.scenario.file.max_steps):
             step = run.next()
@@ -356,6 +366,12 @@ def _grade(task: Task, episode: _Episode) -> Grade:
         violations=[result.text for result in episode.results if result.error == RuleViolation.type],
         writes=sum(result.ok and result.effect == WRITE for result in episode.results),
     )
+
+
+@lru_cache(1)
+def _interpreters() -> LocalInterpreters:
+    """Shared by all audits of the process."""
+    return LocalInterpreters(Limits())
 
 
 # -- variants of the gold plan -------------------------------------------------------------------------
