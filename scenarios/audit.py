@@ -314,7 +314,10 @@ class _FamilyAudit:
         raise ScenarioError([f"families.{self.name}: the plan takes more than {self.scenario.file.max_steps} steps"])
 
     def _dispatch(self, world: World, call: ToolCall) -> ToolResult:
-        return self.toolbox.dispatch(world, call.name, call.arguments)
+        result = self.toolbox.dispatch(world, call.name, call.arguments)
+        if world.python is not None:
+            world.python.close()  # many worlds are kept; the journal in each brings its interpreter back
+        return result
 
     def _expect_success(self, task: Task, policy: str, grade: Grade) -> None:
         self._count(task, policy, grade.success, grade.failures)
