@@ -43,7 +43,7 @@ def test_names_of_the_package():
 
 def test_registered_environments():
     ours = {env_id for env_id, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("toolenv.")}
-    assert ours == {"ToolEnv-CRM-v0", "ToolEnv-Database-v0", "ToolEnv-v0"}
+    assert ours == {"ToolEnv-CRM-v0", "ToolEnv-Database-v0", "ToolEnv-Support-v0", "ToolEnv-v0"}
 
 
 def test_commands(commands):

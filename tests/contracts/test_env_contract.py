@@ -19,6 +19,8 @@ ENVIRONMENTS = {
     "crm, unseen families": partial(gymnasium.make, "ToolEnv-CRM-v0", families="unseen"),
     "database": partial(gymnasium.make, "ToolEnv-Database-v0"),
     "database, unseen families": partial(gymnasium.make, "ToolEnv-Database-v0", families="unseen"),
+    "support": partial(gymnasium.make, "ToolEnv-Support-v0"),
+    "support, unseen families": partial(gymnasium.make, "ToolEnv-Support-v0", families="unseen"),
     "own scenario": partial(gymnasium.make, "ToolEnv-v0", scenario=DESK),
     "ansi": partial(gymnasium.make, "ToolEnv-v0", scenario=DESK, render_mode="ansi"),
 }
@@ -26,6 +28,7 @@ WRAPPED = {
     "text": lambda: TextActions(gymnasium.make("ToolEnv-CRM-v0")),
     "aliases": lambda: EntityAliases(gymnasium.make("ToolEnv-CRM-v0")),
     "aliases on a database": lambda: EntityAliases(gymnasium.make("ToolEnv-Database-v0")),
+    "aliases on a toolbox of four families": lambda: EntityAliases(gymnasium.make("ToolEnv-Support-v0")),
     "aliases in text": lambda: TextActions(EntityAliases(gymnasium.make("ToolEnv-v0", scenario=DESK))),
     "discrete": lambda: DiscreteActions(gymnasium.make("ToolEnv-CRM-v0")),
 }
