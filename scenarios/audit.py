@@ -16,8 +16,8 @@ must fail, at every seed
     guess         no call, and the right answer
     parrot        no call, and "All right." or another seed's right answer
     read_only     the gold plan with its writes only pretended
-    superfluous   the gold plan with one more write, to a row that it leaves alone; and with a write and its undoing,
-                  which leave the gold plan's state
+    superfluous   the gold plan with one more write, to a row that it leaves alone (or over a file of the workspace);
+                  and with a write and its undoing, which leave the gold plan's state
     dump          the gold plan with, before its answer, the answers of other seeds of the family or, where something
                   is to be refused, of the other families that refuse; once as they are, once without identifiers
     negated       the gold plan with "I could not do that: " before its answer, or "I have done it. " before a refusal
@@ -37,7 +37,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import product
 from random import Random
 
@@ -50,6 +49,7 @@ from toolenv.scenarios.schema import Family, Step
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, mix
 from toolenv.tools.calls import WRITE, ToolCall, ToolResult
 from toolenv.tools.errors import OperatorError, RuleViolation, ScenarioError
+from toolenv.tools.interpreter import workspace
 from toolenv.tools.interpreter.session import PythonSession
 from toolenv.tools.sampling import sample_arguments
 from toolenv.tools.sandbox.interpreters import LocalInterpreters
@@ -59,6 +59,7 @@ from toolenv.tools.world import World, WorldImage, quoted
 
 RANDOM_LIMIT = 0.5
 _WRITE_ATTEMPTS = 200
+_OVERWRITES = "write_file"  # work, but not where it takes the place of a file that was there
 _GENERIC_ANSWER = "All right."
 _DUMPED_SEEDS = 12  # enough to name nearly all values of a closed list
 _DUMPED_CHARACTERS = 1_500
@@ -92,10 +93,15 @@ def audit(
     sampler = Sampler(scenario, "all" if families is None else families)
     chosen = default_seeds() if seeds is None else tuple(seeds)
     reports = []
-    for name in sampler.names:
-        reports.append(_FamilyAudit(scenario, sampler, name).run(chosen))
-        if progress is not None:
-            progress(name)
+    interpreters = LocalInterpreters(Limits()) if scenario.toolbox.runs_python else None
+    try:
+        for name in sampler.names:
+            reports.append(_FamilyAudit(scenario, sampler, name, interpreters).run(chosen))
+            if progress is not None:
+                progress(name)
+    finally:
+        if interpreters is not None:
+            interpreters.close()
     return AuditReport(scenario.name, scenario.version, chosen, tuple(reports))
 
 
@@ -116,10 +122,13 @@ class _Episode:
 class _FamilyAudit:
     """The audit of one family."""
 
-    def __init__(self, scenario: Scenario, sampler: Sampler, name: str) -> None:
+    def __init__(
+        self, scenario: Scenario, sampler: Sampler, name: str, interpreters: LocalInterpreters | None = None
+    ) -> None:
         family = scenario.families[name]
         self.scenario, self.sampler, self.name = scenario, sampler, name
         self.toolbox = scenario.toolbox
+        self._interpreters = interpreters
         self.report = FamilyReport(name, family.difficulty, family.split, list(family.tags))
         self.alternatives = [CompiledPlan(steps) for steps in _alternatives(family)]
         self.wordings = [CompiledPlan(steps) for steps in _wordings(family)]
@@ -183,11 +192,13 @@ class _FamilyAudit:
             order = [i + 1, i, *range(i + 2, len(gold.calls))]
             swapped = world.fork()
             same = all(self._dispatch(swapped, gold.calls[k]).text == gold.results[k].text for k in order)
+            _rest(swapped)
             if same and swapped.digest() == gold.world.digest():
                 indices = [*range(i), *order]
                 calls, results = [gold.calls[k] for k in indices], [gold.results[k] for k in indices]
                 yield _Episode(swapped, calls, results, gold.answer)
             self._dispatch(world, gold.calls[i])
+        _rest(world)
 
     # -- what must fail ----------------------------------------------------------------------------
 
@@ -243,12 +254,13 @@ class _FamilyAudit:
     def _with_superfluous_write(self, task: Task, gold: _Episode, rng: Random) -> _Episode | None:
         """The gold episode with one more successful write that touches a row which the plan leaves alone."""
         touched = {(change.table, *change.key.values()) for change in gold.world.diff()}
-        writes = [tool for tool in self.toolbox if tool.writes]
+        writes = [tool for tool in self.toolbox if tool.writes or tool.name == _OVERWRITES]
         for _ in range(_WRITE_ATTEMPTS if writes else 0):
             tool, world = rng.choice(writes), gold.world.fork()
             call = ToolCall(tool.name, sample_arguments(tool, rng, _pool(task.world, self.toolbox)))
             result = self._dispatch(world, call)
-            rows = {(change.table, *change.key.values()) for change in world.diff()}
+            changes = (change for change in world.diff() if (change.table, change.op) != ("_files", "insert"))
+            rows = {(change.table, *change.key.values()) for change in changes}
             if result.ok and rows - touched:
                 return _Episode(world, [*gold.calls, call], [*gold.results, result], gold.answer)
         return None
@@ -286,15 +298,10 @@ class _FamilyAudit:
             call = ToolCall(tool.name, sample_arguments(tool, rng, _pool(task.world, self.toolbox)))
             episode.calls.append(call)
             episode.results.append(self._dispatch(episode.world, call))
+        _rest(episode.world)
         return episode
 
     # -- carrying out and counting -----------------------------------------------------------------
-
-    def _open(self, task: Task) -> World:
-        world = task.world.open()
-        if self.toolbox.runs_python:
-            world.python = PythonSession(_interpreters())
-        return world
 
     def _follow(self, task: Task, run: PlanRun, *, pretend_writes: bool = False) -> _Episode:
         """Carry out a plan; pretended writes show their results and change nothing."""
@@ -305,6 +312,7 @@ class _FamilyAudit:
             if step is None:
                 break
             if step.call is None:
+                _rest(world)
                 return _Episode(world, calls, results, step.answer)
             if pretend_writes and self.toolbox[step.call.name].writes and pretended is world:
                 pretended = world.fork()
@@ -313,11 +321,14 @@ class _FamilyAudit:
             run.feed(results[-1].content)
         raise ScenarioError([f"families.{self.name}: the plan takes more than {self.scenario.file.max_steps} steps"])
 
+    def _open(self, task: Task) -> World:
+        world = task.world.open()
+        if self._interpreters is not None:
+            world.python = PythonSession(self._interpreters)
+        return world
+
     def _dispatch(self, world: World, call: ToolCall) -> ToolResult:
-        result = self.toolbox.dispatch(world, call.name, call.arguments)
-        if world.python is not None:
-            world.python.close()  # many worlds are kept; the journal in each brings its interpreter back
-        return result
+        return self.toolbox.dispatch(world, call.name, call.arguments)
 
     def _expect_success(self, task: Task, policy: str, grade: Grade) -> None:
         self._count(task, policy, grade.success, grade.failures)
@@ -361,6 +372,12 @@ class _FamilyAudit:
             self._breach(golds[0][0].seed, "random_valid", [f"solved at {lucky.rate:.0%} of the seeds"])
 
 
+def _rest(world: World) -> None:
+    """End a world's interpreter; it would start again with the next cell."""
+    if world.python is not None:
+        world.python.close()
+
+
 def _grade(task: Task, episode: _Episode) -> Grade:
     return task.grade(
         answer=episode.answer,
@@ -369,12 +386,6 @@ def _grade(task: Task, episode: _Episode) -> Grade:
         violations=[result.text for result in episode.results if result.error == RuleViolation.type],
         writes=sum(result.ok and result.effect == WRITE for result in episode.results),
     )
-
-
-@lru_cache(1)
-def _interpreters() -> LocalInterpreters:
-    """Shared by all audits of the process."""
-    return LocalInterpreters(Limits())
 
 
 # -- variants of the gold plan -------------------------------------------------------------------------
@@ -423,6 +434,8 @@ def _pool(image: WorldImage, toolbox: Toolbox) -> Mapping[str, Sequence[str]]:
                             found.setdefault(entity, set()).add(value)
         # The image is kept, so that its id is not used again.
         pool = {entity: sorted(values) for entity, values in found.items()}
+        if "_files" in image.columns:
+            pool["file"] = list(workspace.all_files(world))
         _POOLS[key] = image, {"table": list(image.columns), **pool}
     return _POOLS[key][1]
 
