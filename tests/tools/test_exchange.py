@@ -123,7 +123,15 @@ def test_without_a_workspace_it_is_the_operators_error() -> None:
         call(WorldImage.of_connection(connection).open(), "export_query", sql="SELECT 1", path="a.csv")
 
 
-@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20), st.integers(-(2**53), 2**53)), max_size=5))
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
+            st.integers(-(2**53), 2**53),
+        ),
+        max_size=5,
+    )
+)
 def test_values_come_back_from_the_file_as_they_were(rows: list[tuple[str, int]]) -> None:
     world = world_of("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT NOT NULL, number INTEGER NOT NULL)")
     for number, row in enumerate(rows):
