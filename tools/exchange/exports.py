@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any, Final
 
 from toolenv.tools.calls import WORK, Json
@@ -55,15 +56,20 @@ def export_table(world: World, table: Table, path: Path, where: Where | None = N
     return _export(world, f"SELECT * FROM {quoted(name)}{condition} ORDER BY {order}", values, path, "where")
 
 
-def _export(world: World, sql: str, parameters: list[Any] | tuple[Any, ...], path: str, field: str) -> dict[str, Json]:
+def _export(world: World, sql: str, parameters: Sequence[Any], path: str, field: str) -> dict[str, Json]:
     if "_files" not in world.image.columns:
         raise DeclarationError("this world has no workspace: a toolbox with exports needs the interpreter as well")
     found = statements.extract(world, sql, parameters, rows=MAX_ROWS, size=MAX_BYTES, field=field)
     if found.truncated:
         message = f"an export is at most {MAX_ROWS} rows and {MAX_BYTES} bytes; select fewer rows or columns"
         raise RuleViolation("export_too_large", message, field=field)
+    text = "".join(map(_line, (found.columns, *found.rows)))
+    return {"path": workspace.write(world, path, text), "rows": len(found.rows)}
+
+
+def _line(values: Sequence[Any]) -> str:
+    """A line of CSV that ends in a newline."""
+    # Only characters of the line's end are quoted where they stand in a text: with "\n" alone a "\r" would not be.
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(found.columns)
-    writer.writerows(found.rows)
-    return {"path": workspace.write(world, path, text.getvalue()), "rows": len(found.rows)}
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return f"{text.getvalue()[:-2]}\n"
