@@ -15,7 +15,7 @@ must fail, at every seed
     idle          no call, and an empty answer or none
     guess         no call, and the right answer
     parrot        no call, and "All right." or another seed's right answer
-    read_only     the gold plan with its writes only pretended
+    read_only     the gold plan with its writes (and code that is to make files) only pretended
     superfluous   the gold plan with one more write, to a row that it leaves alone (or over a file of the workspace);
                   and with a write and its undoing, which leave the gold plan's state
     dump          the gold plan with, before its answer, the answers of other seeds of the family or, where something
@@ -134,6 +134,8 @@ class _FamilyAudit:
         self.wordings = [CompiledPlan(steps) for steps in _wordings(family)]
         self.routes = [CompiledPlan(steps) for steps in family.routes]
         kinds = {check.kind for check in family.goal.answer}
+        # Code writes files without a writing tool.
+        self.makes_files = self.toolbox.runs_python and any(change.when is None for change in family.goal.changes)
         self.refuses, self.asks = "refuses" in kinds, "asks" in kinds
         self.identifier = re.compile("|".join(kind.pattern for kind in self.toolbox.identifiers) or r"(?!)")
 
@@ -210,7 +212,7 @@ class _FamilyAudit:
         if gold.calls:
             self._expect_failure(task, "guess", self._without_calls(task, gold.answer))
             self._expect_failure(task, "parrot", self._without_calls(task, other_answer))
-        if any(self.toolbox[call.name].writes for call in gold.calls):
+        if self.makes_files or any(self.toolbox[call.name].writes for call in gold.calls):
             self._expect_failure(task, "read_only", self._follow(task, task.start_plan(), pretend_writes=True))
         if (damaged := self._with_superfluous_write(task, gold, rng)) is not None:
             self._expect_failure(task, "superfluous", damaged)
@@ -313,8 +315,9 @@ class _FamilyAudit:
                 break
             if step.call is None:
                 _rest(world)
+                _rest(pretended)
                 return _Episode(world, calls, results, step.answer)
-            if pretend_writes and self.toolbox[step.call.name].writes and pretended is world:
+            if pretend_writes and self._may_change(step.call) and pretended is world:
                 pretended = world.fork()
             calls.append(step.call)
             results.append(self._dispatch(pretended, step.call))
@@ -326,6 +329,10 @@ class _FamilyAudit:
         if self._interpreters is not None:
             world.python = PythonSession(self._interpreters)
         return world
+
+    def _may_change(self, call: ToolCall) -> bool:
+        tool = self.toolbox[call.name]
+        return tool.writes or (self.makes_files and not tool.reads)
 
     def _dispatch(self, world: World, call: ToolCall) -> ToolResult:
         return self.toolbox.dispatch(world, call.name, call.arguments)
