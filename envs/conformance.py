@@ -15,7 +15,9 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -52,11 +54,20 @@ class Expectation:
     def check(self, make_env: MakeEnv, seeds: Iterable[int] = range(3)) -> None:
         """Raise ContractBroken at the first breach."""
         for seed in seeds:
-            for found in self.breaches(make_env, seed):
+            with ExitStack() as made:
+                found = next(self.breaches(partial(_make, make_env, made), seed), None)
+            if found is not None:
                 raise ContractBroken(f"{self.sentence} Seed {seed}: {found}")
 
     def __str__(self) -> str:
         return self.sentence
+
+
+def _make(make_env: MakeEnv, made: ExitStack) -> gymnasium.Env[Any, Any]:
+    """An environment that is closed when `made` is."""
+    env = make_env()
+    made.callback(env.close)
+    return env
 
 
 def check_tool_env(make_env: MakeEnv, seeds: Iterable[int] = range(3)) -> None:
@@ -330,6 +341,7 @@ def _forks(make_env: MakeEnv, seed: int) -> Iterator[str]:
     env.reset(seed=seed + 1)
     if fork.snapshot() != after:
         yield "a reset of the original changed the fork"
+    fork.close()
 
 
 @_expect("A fork goes on as its original does.")
@@ -343,6 +355,7 @@ def _forks_agree(make_env: MakeEnv, seed: int) -> Iterator[str]:
             yield f"step {number} differs"
         if env.snapshot() != fork.snapshot():
             yield f"the states after step {number} differ"
+        fork.close()
 
 
 @_expect("Two snapshots are equal exactly when the states are.")

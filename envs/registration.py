@@ -13,6 +13,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "ToolEnv-CRM-v0": {"scenario": "crm"},
     "ToolEnv-Database-v0": {"scenario": "database"},
     "ToolEnv-CodeInterpreter-v0": {"scenario": "code"},
+    "ToolEnv-Support-v0": {"scenario": "support"},
 }
 
 

@@ -321,7 +321,7 @@ class ScenarioFile(Model):
     schema_version: Literal[1] = Field(description="The version of this format.")
     name: Name = Field(description="Also the first part of every task id.")
     title: Text = Field(description="For people.")
-    toolbox: Annotated[list[Literal["crm", "database", "interpreter"]], Field(min_length=1)] = Field(
+    toolbox: Annotated[list[Literal["crm", "database", "interpreter", "exchange"]], Field(min_length=1)] = Field(
         description="Families of tools."
     )
     without: list[Name] = Field(

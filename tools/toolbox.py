@@ -127,7 +127,7 @@ class Toolbox:
         return UnknownTool(f"there is no tool named {shown}{hint}", field="name")
 
 
-_FAMILIES = ("crm", "database", "interpreter")
+_FAMILIES = ("crm", "database", "interpreter", "exchange")
 
 
 def _family(family: str) -> ModuleType:

@@ -21,6 +21,8 @@ ENVIRONMENTS = {
     "database, unseen families": partial(gymnasium.make, "ToolEnv-Database-v0", families="unseen"),
     "code": partial(gymnasium.make, "ToolEnv-CodeInterpreter-v0"),
     "code, unseen families": partial(gymnasium.make, "ToolEnv-CodeInterpreter-v0", families="unseen"),
+    "support": partial(gymnasium.make, "ToolEnv-Support-v0"),
+    "support, unseen families": partial(gymnasium.make, "ToolEnv-Support-v0", families="unseen"),
     "own scenario": partial(gymnasium.make, "ToolEnv-v0", scenario=DESK),
     "ansi": partial(gymnasium.make, "ToolEnv-v0", scenario=DESK, render_mode="ansi"),
 }
@@ -28,6 +30,7 @@ WRAPPED = {
     "text": lambda: TextActions(gymnasium.make("ToolEnv-CRM-v0")),
     "aliases": lambda: EntityAliases(gymnasium.make("ToolEnv-CRM-v0")),
     "aliases on a database": lambda: EntityAliases(gymnasium.make("ToolEnv-Database-v0")),
+    "aliases on a toolbox of four families": lambda: EntityAliases(gymnasium.make("ToolEnv-Support-v0")),
     "aliases in text": lambda: TextActions(EntityAliases(gymnasium.make("ToolEnv-v0", scenario=DESK))),
     "discrete": lambda: DiscreteActions(gymnasium.make("ToolEnv-CRM-v0")),
 }

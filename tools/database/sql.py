@@ -75,6 +75,18 @@ _WRITES: Final = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
 _EMPTY: Final = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*", re.DOTALL)
 
 
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """How much of what a statement gives is kept: rows, bytes of JSON in all, characters of a text."""
+
+    rows: int = MAX_ROWS
+    size: int = MAX_BYTES
+    cell: int = MAX_CELL
+
+
+_SHOWN: Final = _Extent()
+
+
 @dataclass(slots=True)
 class _Guard:
     """The authorizer of one statement: what it may do, what it was refused, and which tables it changes."""
@@ -135,6 +147,21 @@ def read(world: Database, sql: str, parameters: Sequence[Any] = (), *, field: st
     return _run(world, sql, parameters, _Guard(world.image, writes=False), field)
 
 
+def extract(
+    world: World, sql: str, parameters: Sequence[Any] = (), *, rows: int, size: int, field: str = "sql"
+) -> Found:
+    """`read` for a file rather than for the agent's eyes: whole texts, and limits of its own.
+
+    Args:
+        rows, size: at most so many rows, of so many bytes of JSON in all.
+
+    Raises:
+        ToolError: whatever is wrong with it.
+    """
+    extent = _Extent(rows, size, MAX_ROW_BYTES)
+    return _run(world, sql, parameters, _Guard(world.image, writes=False), field, extent)
+
+
 def plan(world: Database, sql: str, *, field: str = "sql") -> tuple[list[Json], bool]:
     """How a statement that reads would be carried out, in lines, and whether some are left out.
 
@@ -177,7 +204,9 @@ def write(world: Database, sql: str, parameters: Sequence[Any] = (), *, field: s
     return found
 
 
-def _run(world: World, sql: str, parameters: Sequence[Any], guard: _Guard, field: str) -> Found:
+def _run(
+    world: World, sql: str, parameters: Sequence[Any], guard: _Guard, field: str, extent: _Extent = _SHOWN
+) -> Found:
     budget = _Budget()
     with world.confined(guard, _LIMITS, budget, _EVERY) as connection:
         had_keys = connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, -1)
@@ -187,7 +216,7 @@ def _run(world: World, sql: str, parameters: Sequence[Any], guard: _Guard, field
         try:
             cursor.exec_trace = statement = _OneStatement(sql, guard, field)
             cursor.execute(sql, parameters, can_cache=False)
-            rows, truncated = collect(cursor, statement.columns, stop_early=not guard.writes)
+            rows, truncated = collect(cursor, statement.columns, stop_early=not guard.writes, extent=extent)
             if not statement.ran:
                 raise InvalidQuery("there is no statement in it", field=field, rule="one_statement")
             if guard.writes and connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
@@ -230,7 +259,7 @@ class _OneStatement:
 
 
 def collect(
-    found: Iterable[Sequence[Any]], columns: tuple[str, ...], *, stop_early: bool
+    found: Iterable[Sequence[Any]], columns: tuple[str, ...], *, stop_early: bool, extent: _Extent = _SHOWN
 ) -> tuple[list[list[Json]], bool]:
     """The rows that fit, and whether something is left out.
 
@@ -240,9 +269,9 @@ def collect(
     rows: list[list[Json]] = []
     size, full, any_cut = sum(map(len, columns)), False, False
     for values in found:
-        row, cut = _plain(values)
+        row, cut = _plain(values, extent.cell)
         size += len(orjson.dumps(row))
-        full = full or len(rows) == MAX_ROWS or size > MAX_BYTES
+        full = full or len(rows) == extent.rows or size > extent.size
         if full and stop_early:
             break
         if not full:
@@ -251,7 +280,7 @@ def collect(
     return rows, full or any_cut
 
 
-def _plain(values: Sequence[Any]) -> tuple[list[Json], bool]:
+def _plain(values: Sequence[Any], most: int) -> tuple[list[Json], bool]:
     """Values as JSON has them, and whether a text was cut."""
     row: list[Json] = []
     cut = False
@@ -260,7 +289,7 @@ def _plain(values: Sequence[Any]) -> tuple[list[Json], bool]:
             value = f"<blob of {len(value)} bytes>"
         elif isinstance(value, float) and math.isinf(value):
             value = "Infinity" if value > 0 else "-Infinity"
-        elif isinstance(value, str) and len(value) > MAX_CELL:
-            value, cut = value[:MAX_CELL] + "...[cut]", True
+        elif isinstance(value, str) and len(value) > most:
+            value, cut = value[:most] + "...[cut]", True
         row.append(value)
     return row, cut

@@ -1,0 +1,126 @@
+"""The shipped support scenario: four families of tools in one toolbox, and tasks that need several of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+from toolenv.scenarios.audit import audit, default_seeds
+from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.scenarios.sampler import Sampler
+from toolenv.scenarios.schema import Family, Step
+from toolenv.tools.identifiers import Aliases
+
+TAGS = {
+    *("routing", "aggregation", "ranking", "group_by", "write", "files", "statistics", "arithmetic", "decision"),
+    *("refusal", "missing_information", "wrong_id", "multi_step", "amount", "free_text"),
+}
+TWINS = (("credit_largest_of_day", "credit_refused"),)
+
+
+@pytest.fixture(scope="module")
+def scenario() -> Scenario:
+    return load_scenario("support")
+
+
+@pytest.fixture(scope="module")
+def sampler(scenario: Scenario) -> Sampler:
+    return Sampler(scenario, "all")
+
+
+def kinds_of(scenario: Scenario, plan: list[Step]) -> set[str]:
+    """The families of the tools that a plan prefers."""
+    return {scenario.toolbox[step.call].spec.family or "" for step in plan if step.call is not None}
+
+
+def calls_of(family: Family) -> set[str]:
+    steps = [step for plan in (family.plan, *family.routes) for step in plan if step.call is not None]
+    return {step.call for step in steps if step.call} | {other.call for step in steps for other in step.or_}
+
+
+def test_one_toolbox_holds_all_kinds_of_tools(scenario: Scenario) -> None:
+    assert len(scenario.toolbox) >= 35
+    assert {spec.family for spec in scenario.toolbox.specs} == {"crm", "database", "interpreter", "exchange"}
+    writing = {tool.spec.family for tool in scenario.toolbox if tool.writes}
+    assert writing == {"crm"}, "the rules of the CRM hold whatever is called"
+
+
+def test_most_families_need_tools_of_several_kinds(scenario: Scenario) -> None:
+    several = [name for name, family in scenario.families.items() if len(kinds_of(scenario, family.plan)) >= 2]
+    assert len(several) >= 15
+    together = set().union(*(kinds_of(scenario, scenario.families[name].plan) for name in several))
+    assert together == {"crm", "database", "interpreter", "exchange"}
+
+
+def test_there_are_families_of_every_kind(scenario: Scenario) -> None:
+    unseen = [family for family in scenario.families.values() if family.split == "unseen"]
+    assert len(unseen) >= 3
+    assert {tag for family in scenario.families.values() for tag in family.tags} >= TAGS
+    assert {family.difficulty for family in scenario.families.values()} == {1, 2, 3, 4}
+    assert all(len(family.phrasings) >= 3 for family in scenario.families.values())
+
+
+def test_kinds_overlap(scenario: Scenario) -> None:
+    """The same task by a look-up of the CRM or a query; by a query or by code over an export."""
+    assert calls_of(scenario.families["order_total"]) >= {"get_order_by_id", "get_row_by_id", "run_sql"}
+    for name in ("top_spender_note", "cancel_largest", "median_file", "spread_of_totals"):
+        assert calls_of(scenario.families[name]) >= {"run_sql", "run_python"}
+
+
+def test_texts_are_short_enough_for_a_small_student(scenario: Scenario, sampler: Sampler) -> None:
+    assert len(scenario.file.policy.split()) <= 96
+    for name in scenario.families:
+        for seed in range(8):
+            assert len(sampler.task_of(name, seed).instruction.split()) <= 40
+
+
+def test_every_family_can_be_drawn_in_every_world(scenario: Scenario, sampler: Sampler) -> None:
+    population = scenario.file.population
+    assert population.kind == "crm"
+    seeds_of: dict[str, list[int]] = defaultdict(list)
+    for seed in (*range(400), *range(800_000, 800_100), *range(900_000, 900_100)):
+        seeds_of[sampler.task_of("missing_id", seed).world.name].append(seed)
+    assert len(seeds_of) == population.worlds + 2 * population.held_out_worlds
+    for name in scenario.families:
+        for seeds in seeds_of.values():
+            assert sampler.task_of(name, seeds[0]).instruction
+
+
+@pytest.mark.parametrize("twins", TWINS)
+def test_the_requests_of_twins_do_not_give_away_the_outcome(scenario: Scenario, twins: tuple[str, str]) -> None:
+    allowed, refused = (scenario.families[name] for name in twins)
+    assert allowed.phrasings == refused.phrasings
+    assert allowed.plan[:2] == refused.plan[:2]
+
+
+def test_aliases_of_all_kinds_go_back_to_what_they_stand_for(scenario: Scenario, sampler: Sampler) -> None:
+    """Kinds that share a letter share its numbers, and no identifier of the shop is taken for a company's."""
+    toolbox = scenario.toolbox
+    for name in scenario.families:
+        task = sampler.task_of(name, 3)
+        world, aliases = task.world.open(), Aliases(toolbox.shown_identifiers)
+        for table in world.image.shown:
+            sql = f"SELECT * FROM {table} LIMIT 40"
+            content = toolbox.dispatch(world, "run_sql", {"sql": sql}).content
+            hidden = aliases.hide(content)
+            assert aliases.reveal(hidden) == content
+        seen = {entity for entity, values in aliases.seen().items() if values}
+        assert seen == {
+            *("customer", "order", "item", "product", "shipment", "invoice", "ticket", "note", "email", "refund"),
+            *("credit", "tracking_number"),
+        }
+        world.close()
+
+
+def test_the_scenario_passes_its_audit(scenario: Scenario) -> None:
+    report = audit(scenario, seeds=default_seeds(4))
+    assert report.ok, [str(breach) for breach in report.breaches[:5]]
+    for family in report.families:
+        assert "superfluous" in family.outcomes, family.family
+
+
+@pytest.mark.slow
+def test_the_scenario_passes_its_audit_at_many_seeds(scenario: Scenario) -> None:
+    report = audit(scenario)
+    assert report.ok, [str(breach) for breach in report.breaches[:5]]
