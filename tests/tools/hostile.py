@@ -169,7 +169,7 @@ _SYSTEM_CALLS: Final = {
     "creat": "85, B, 0o666", "socket": "41, 2, 1, 0", "socketpair": "53, 1, 1, 0, B", "connect": "42, 3, B, 16",
     "accept": "43, 3, 0, 0", "sendto": "44, 3, B, 1, 0, 0, 0", "sendmsg": "46, 3, B, 0", "recvmsg": "47, 3, B, 0",
     "dup2": "33, 3, 9", "fcntl_owner": "72, 3, 8, $VICTIM", "fcntl_dup": "72, 3, 0, 0", "fcntl_async": "72, 3, 4, 0o20000",
-    "ioctl_inject": "16, 3, 0x5412, B", "ioctl_high_half": "16, 3, 0x100005401, B", "prlimit_other": "302, 1, 7, B, 0",
+    "ioctl_inject": "16, 3, 0x5412, B", "ioctl_high_half": "16, 3, 0x100005401, B", "prlimit_set": "302, 0, 7, B, 0", "prlimit_read": "302, $OWNER, 7, 0, B",
     "init_module": "175, B, 1, B", "kexec_load": "246, 0, 0, B, 0", "reboot": "169, 0xfee1dead, 672274793, 0, 0",
     "swapon": "167, B, 0", "settimeofday": "164, B, 0", "clock_settime": "227, 0, B", "sethostname": "170, B, 1",
     "iopl": "172, 3", "ioperm": "173, 0, 1, 1", "personality": "135, 0x40000", "modify_ldt": "154, 0, B, 16",
@@ -323,7 +323,7 @@ def _confusing() -> list[Snippet]:
         "repr_raises": ("class A:\n  def __repr__(self): raise ValueError('no')\nA()", "ValueError"),
         "repr_is_no_text": ("class A:\n  def __repr__(self): return 7\nA()", "TypeError"),
         "str_raises": ("class A(Exception):\n  def __str__(self): raise A\nraise A", "str.. raised A"),
-        "name_is_odd": ("raise type('A\\ud800' * 9, (Exception,), {})", "A"),
+        "name_is_odd": ("raise type('A\\ud800' * 9, (Exception,), {})", "A|UnicodeEncodeError"),
         "group": ("raise ExceptionGroup('a', [ValueError(n) for n in range(9999)])", "ExceptionGroup"),
         "null_in_code": ("eval('\\0')", "SyntaxError|ValueError"),
         "identifier": ("\N{MATHEMATICAL BOLD SMALL A} = 1; print(a)", "1"),
@@ -344,7 +344,7 @@ def _confusing() -> list[Snippet]:
         "at_exit": ("import atexit\natexit.register(print, 'later')", ""),
     }
     walks = {
-        "subclasses": "for c in object.__subclasses__():\n  if 'Popen' in c.__name__: print('ESC' 'APED')",
+        "subclasses": "for c in object.__subclasses__():\n  if 'Popen' in c.__name__: c('true'); print('ESC' 'APED')",
         "hunt_database": "import gc\nfor o in gc.get_objects():\n"
         "  if type(o).__name__ in ('World', 'WorldImage', 'Connection'): print('ESC' 'APED')",
         "hunt_modules": "import sys\nif any('apsw' in n or 'toolenv' in n for n in sys.modules): print('ESC' 'APED')",
@@ -367,7 +367,7 @@ def _confusing() -> list[Snippet]:
 SNIPPETS: Final = [
     *_attempts("read", _READERS, f"{REFUSED}|ImportError|ModuleNotFound|ZipImportError|OperationalError|URLError"),
     *_attempts("write", _WRITERS, f"{REFUSED}|OperationalError|AttributeError"),
-    *_attempts("process", _PROCESSES, f"{REFUSED}|ImportError"),
+    *_attempts("process", _PROCESSES, f"{REFUSED}|ImportError|itimer_error|ValueError"),
     *_attempts("socket", _SOCKETS, f"{REFUSED}|URLError|ImportError"),
     *(
         Snippet("call", name, _CALLS.replace("{}", f"{arguments},"), "refused (1|38)\\b", sound=True)

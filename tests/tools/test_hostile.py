@@ -6,6 +6,7 @@ how large the file is and when it was changed; never what stands in it.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import secrets
@@ -17,7 +18,6 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-import hostile
 import pytest
 
 import toolenv.tools.sandbox.embedded
@@ -27,6 +27,12 @@ from toolenv.tools.sandbox.interpreters import SandboxUnavailable
 from toolenv.tools.sandbox.limits import Limits
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import WorldImage, open_connection
+
+# Tests do not stand on the import path.
+_SPEC = importlib.util.spec_from_file_location("hostile", Path(__file__).with_name("hostile.py"))
+hostile = importlib.util.module_from_spec(_SPEC)
+sys.modules["hostile"] = hostile
+_SPEC.loader.exec_module(hostile)
 
 TOOLBOX = Toolbox.of_families("interpreter")
 SANDBOX = Path(toolenv.tools.sandbox.embedded.__file__)

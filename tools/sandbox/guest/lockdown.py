@@ -119,7 +119,7 @@ def make_filter() -> bytes:
     program += [_instruction(_EQUAL, _CLONE3, 0, 1), _instruction(_RETURN, _ERRNO | errno.ENOSYS)]
     program += _unless_any_bit(_OPEN, 1, _WRITING) + _unless_any_bit(_OPENAT, 2, _WRITING)
     program += _if_one_of(_FCNTL, 1, _FCNTLS) + _if_one_of(_IOCTL, 1, _IOCTLS)
-    program += _if_one_of(_PRLIMIT, 2, (0,))  # reading limits only
+    program += _if_all_zero(_PRLIMIT, 0, 2)  # reading its own limits only
     program.append(_instruction(_RETURN, _ERRNO | errno.EPERM))
     return b"".join(program)
 
@@ -144,6 +144,14 @@ def _if_one_of(number: int, argument: int, values: Iterable[int]) -> list[bytes]
     body = [*high, _instruction(_RETURN, _ERRNO | errno.EPERM), _instruction(_LOAD, _argument(argument)), *checks]
     body.append(_instruction(_RETURN, _ERRNO | errno.EPERM))
     return [_instruction(_EQUAL, number, 0, len(body)), *body]
+
+
+def _if_all_zero(number: int, *arguments: int) -> list[bytes]:
+    """Allow a call if these arguments are zero."""
+    body = []
+    for half in (_argument(argument) + offset for argument in arguments for offset in (0, 4)):
+        body += [_instruction(_LOAD, half), _instruction(_EQUAL, 0, 1, 0), _instruction(_RETURN, _ERRNO | errno.EPERM)]
+    return [_instruction(_EQUAL, number, 0, len(body) + 1), *body, _instruction(_RETURN, _ALLOW)]
 
 
 def _argument(index: int) -> int:
