@@ -324,6 +324,7 @@ def _confusing() -> list[Snippet]:
         "repr_is_no_text": ("class A:\n  def __repr__(self): return 7\nA()", "TypeError"),
         "str_raises": ("class A(Exception):\n  def __str__(self): raise A\nraise A", "str.. raised A"),
         "name_is_odd": ("raise type('A\\ud800' * 9, (Exception,), {})", "A|UnicodeEncodeError"),
+        "name_is_long": ("raise type('A' * 9_000_000, (Exception,), {})", "AAAA"),
         "group": ("raise ExceptionGroup('a', [ValueError(n) for n in range(9999)])", "ExceptionGroup"),
         "null_in_code": ("eval('\\0')", "SyntaxError|ValueError"),
         "identifier": ("\N{MATHEMATICAL BOLD SMALL A} = 1; print(a)", "1"),

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,17 +173,24 @@ def _as_ordinary_user() -> list[str]:
     return ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"]
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Where everybody may write: pytest's own folders are closed to other users."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="everything above ran as an ordinary user already")
-def test_contained_as_an_ordinary_user(tmp_path, around):
+def test_contained_as_an_ordinary_user(open_folder):
     prefix = _as_ordinary_user()
     check = "import os; print(os.getuid(), *[l for l in open('/proc/self/status') if l.startswith('CapEff')])"
     who = subprocess.run([*prefix, sys.executable, "-c", check], capture_output=True, text=True)
     if who.returncode:
         pytest.skip(f"no way to become an ordinary user here: {who.stderr.strip()[-200:]}")
     assert who.stdout.split() == [str(NOBODY), "CapEff:", "0" * 16]
-    base = tmp_path / "base"
-    os.chmod(tmp_path, 0o777)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={base}", str(Path(__file__).name)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={open_folder / 'base'}", Path(__file__).name]
     run = subprocess.run([*prefix, *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout[-5000:]
     assert f"{len(hostile.SNIPPETS) + 1} passed" in run.stdout

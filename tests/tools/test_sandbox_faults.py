@@ -34,7 +34,9 @@ ROUNDS = 20
 def sandbox() -> Iterator[EmbeddedSandbox]:
     sandbox = EmbeddedSandbox(Limits(seconds=5.0))
     try:
-        sandbox.open(IMAGE, TOOLBOX).call("run_python", {"code": "1"})
+        session = sandbox.open(IMAGE, TOOLBOX)
+        session.call("run_python", {"code": "1"})
+        session.close()
     except SandboxUnavailable as error:
         pytest.skip(str(error))
     yield sandbox
@@ -97,22 +99,24 @@ def _until_healthy(session):
         return run(session, "1 + 1")
 
 
-def test_an_episode_whose_interpreter_is_killed_is_truncated_and_masked(sandbox):
-    class Killing(EmbeddedSandbox):
-        def open(self, image, toolbox):
-            return sandbox.open(image, toolbox)
-
-    env = ToolEnv(str(DESK), families=None, sandbox=Killing(), toolbox=TOOLBOX) if _takes_toolbox() else None
-    if env is None:
-        pytest.skip("no scenario with an interpreter is at hand")
+def test_an_episode_whose_interpreter_is_killed_is_truncated_and_masked(sandbox, tmp_path):
+    scenario = tmp_path / "desk.yaml"
+    scenario.write_text(DESK.read_text().replace("toolbox: [crm]", "toolbox: [crm, interpreter]"))
+    env = ToolEnv(scenario, sandbox=sandbox)
+    env.reset(seed=1)
+    assert not env.step({"name": "run_python", "arguments": {"code": "x = 1"}})[3]
+    for guest in children(supervisor_of(sandbox)):
+        os.kill(guest, signal.SIGKILL)
+    _, reward, terminated, truncated, info = env.step({"name": "run_python", "arguments": {"code": "x"}})
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert info["sandbox_lost"]
+    assert info["reward_masked"]
+    env.reset(seed=1)
+    assert not env.step({"name": "run_python", "arguments": {"code": "x = 1"}})[3]
     env.close()
 
 
-def _takes_toolbox():
-    return "toolbox" in ToolEnv.__init__.__annotations__
-
-
-_OWNER = f"""
+_OWNER = """
 import sys
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
@@ -123,9 +127,9 @@ sandbox = EmbeddedSandbox(Limits(seconds=60.0))
 session = sandbox.open(
     workspace.added_to(WorldImage.of_connection(open_connection(), "empty")), Toolbox.of_families("interpreter")
 )
-session.call("run_python", {{"code": "1"}})
+session.call("run_python", {"code": "1"})
 print(sandbox._interpreters.supervisor._process.pid, flush=True)
-session.call("run_python", {{"code": "while True: pass"}})
+session.call("run_python", {"code": "while True: pass"})
 """
 
 

@@ -23,7 +23,9 @@ from toolenv.tools.sandbox.limits import Limits
 _GUEST: Final = Path(__file__).with_name("guest")
 _SUPERVISOR_SECONDS: Final = 10.0
 _GRACE: Final = 0.1
-_ESCAPED: Final = 6  # a character may take as many bytes in JSON
+_ESCAPED: Final = 6  # a character may take as many bytes in JSON, and half a one as many characters in what is shown
+_MARK: Final = 100  # what stands behind output that was cut
+_MOST_EXCEPTION: Final = 4_000  # its message is cut at 500, its name at 100
 
 
 class SandboxUnavailable(OperatorError):
@@ -185,7 +187,7 @@ class LocalInterpreter:
         try:
             self._send(orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE), deadline)
             reply = orjson.loads(self._line(deadline))
-            return _outcome(reply, nonce)
+            return _outcome(reply, nonce, self._limits)
         except (OSError, ValueError, KeyError, TypeError):
             self._give_up()
             raise Crashed from None
@@ -236,8 +238,12 @@ class LocalInterpreter:
                 return b"".join(parts)
 
 
-def _outcome(reply: Any, nonce: str) -> Outcome:
+def _outcome(reply: Any, nonce: str, limits: Limits) -> Outcome:
     """What a reply says. Raises ValueError, KeyError or TypeError if its form is wrong: see `Outcome`."""
     if reply["nonce"] != nonce:
         raise ValueError
-    return Outcome.of_untrusted(reply)
+    outcome = Outcome.of_untrusted(reply)
+    # An honest interpreter keeps to these by itself.
+    if len(outcome.output) > _ESCAPED * limits.output + _MARK or len(outcome.exception or "") > _MOST_EXCEPTION:
+        raise ValueError
+    return outcome
