@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -48,6 +49,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         if channel is None:
             channel, self._process = _start()
+        self.lost = False
         self._channel = channel
         self._channel.settimeout(_SUPERVISOR_SECONDS)
         try:
@@ -89,7 +91,11 @@ class Supervisor:
                 self._channel.sendall(orjson.dumps(request))
                 return self._receive()
             except OSError as error:
+                self.lost = True
                 raise SandboxLost(f"the supervisor of the interpreters is gone: {error}") from None
+            except SandboxLost:
+                self.lost = True
+                raise
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         try:
@@ -133,8 +139,11 @@ class LocalInterpreters:
 
     @property
     def supervisor(self) -> Supervisor:
-        """Of this process: a fork of it starts its own."""
+        """Of this process: a fork of it starts its own. One that is known to be lost is replaced."""
         with self._lock:
+            if self._supervisor is not None and self._supervisor.lost and self._process == os.getpid():
+                self._supervisor.close()
+                self._supervisor = None
             if self._supervisor is None or self._process != os.getpid():
                 self._supervisor = Supervisor(self._given)
                 self._process = os.getpid()
@@ -192,10 +201,14 @@ class LocalInterpreter:
             self._give_up()
             raise Crashed from None
         except TimedOut:
-            self.close()
+            self._end()
             raise
 
     def close(self) -> None:
+        with contextlib.suppress(SandboxLost):  # with its supervisor, an interpreter has ended
+            self._end()
+
+    def _end(self) -> None:
         if not self._open:
             return
         self._open = False

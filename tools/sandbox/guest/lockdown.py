@@ -13,6 +13,7 @@ import errno
 import os
 import platform
 import resource
+import signal
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -165,6 +166,7 @@ def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> 
 
 # -- putting it on -------------------------------------------------------------------------------------------------
 
+_SET_PARENT_DEATH_SIGNAL: Final = 1
 _SET_DUMPABLE, _SET_SECCOMP, _DROP_BOUNDING, _SET_NO_NEW_PRIVILEGES = 4, 22, 24, 38
 _CAPABILITY_VERSION: Final = 0x20080522
 
@@ -174,13 +176,25 @@ def hide_from_others() -> None:
     _checked(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
-def lock_down(ruleset: int, program: bytes, limits: Mapping[int, int]) -> None:
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the thread that forked it ends. To be asked for after `capset`.
+
+    Raises:
+        OSError: the kernel refused, or the parent has ended already.
+    """
+    _checked(_libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        raise ProcessLookupError(errno.ESRCH, "the supervisor has ended")
+
+
+def lock_down(ruleset: int, program: bytes, limits: Mapping[int, int], parent: int) -> None:
     """Give up everything, for good.
 
     Args:
         ruleset: of `make_ruleset`; it is closed.
         program: of `make_filter`.
         limits: resource.RLIMIT_* -> value.
+        parent: the process that forked this one, with which it ends.
 
     Raises:
         OSError: the kernel refused a part of it; the process must not go on.
@@ -190,6 +204,7 @@ def lock_down(ruleset: int, program: bytes, limits: Mapping[int, int]) -> None:
     hide_from_others()
     _checked(_libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     _drop_capabilities()
+    end_with_parent(parent)
     _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
     os.close(ruleset)
     text = ctypes.create_string_buffer(program, len(program))
