@@ -244,7 +244,7 @@ def _exhausting() -> list[Snippet]:
         "recursion_in_c": "import sys\nsys.setrecursionlimit(10 ** 9)\nclass A:\n  def __repr__(self): return repr(self)\nrepr(A())",
     }
     said = {"threads": "RuntimeError", "syntax": "MemoryError|SyntaxError|RecursionError|crashed"}
-    said |= {"nested": "RecursionError|crashed", "recursion": f"RecursionError|{SHORT}", "recursion_in_c": f"Recursion|{SHORT}"}
+    said |= {"nested": f"RecursionError|{SHORT}", "recursion": f"RecursionError|{SHORT}", "recursion_in_c": f"Recursion|{SHORT}"}
     return [
         *(Snippet("time", name, code, f"{SHORT}|KeyboardInterrupt") for name, code in spins.items()),
         *(Snippet("memory", name, code, said.get(name, f"{SHORT}|OSError")) for name, code in bombs.items()),

@@ -168,7 +168,9 @@ def _as_ordinary_user() -> list[str]:
     instead: number 65534 inside, no capability anywhere, and of files and processes what root's plain owner may.
     """
     prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    if shutil.which(prefix[0]) and subprocess.run([*prefix, sys.executable, "-c", ""], capture_output=True).returncode == 0:
+    # `setpriv` still has root's power when it starts the interpreter, which then can not start another.
+    again = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', 'import pytest']).returncode)"
+    if shutil.which("setpriv") and not subprocess.run([*prefix, sys.executable, "-c", again], capture_output=True).returncode:
         return prefix
     return ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"]
 
