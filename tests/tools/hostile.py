@@ -147,7 +147,19 @@ _SOCKETS: Final = {
     "pair": "__import__('socket').socketpair()",
     **{
         f"family_{family}_{kind}": f"__import__('socket').socket({family}, {kind})"
-        for family, kind in ((1, 1), (1, 5), (2, 1), (2, 2), (2, 3), (10, 1), (16, 3), (17, 3), (29, 3), (38, 5), (40, 1))
+        for family, kind in (
+            (1, 1),
+            (1, 5),
+            (2, 1),
+            (2, 2),
+            (2, 3),
+            (10, 1),
+            (16, 3),
+            (17, 3),
+            (29, 3),
+            (38, 5),
+            (40, 1),
+        )
     },
 }
 
@@ -203,7 +215,7 @@ while "request" not in frame.f_locals: frame = frame.f_back
 nonce = frame.f_locals["request"]["nonce"]
 def reply(**changes):
     return json.dumps({"nonce": nonce, "output": "mine", "exception": None, "line": None, "files": {}} | changes).encode() + b"\\n"
-"""  # noqa: E501  part of a snippet
+"""
 
 
 def _exhausting() -> list[Snippet]:
@@ -244,15 +256,23 @@ def _exhausting() -> list[Snippet]:
         "recursion_in_c": "import sys\nsys.setrecursionlimit(10 ** 9)\nclass A:\n  def __repr__(self): return repr(self)\nrepr(A())",
     }
     said = {"threads": "RuntimeError", "syntax": "MemoryError|SyntaxError|RecursionError|crashed"}
-    said |= {"nested": f"RecursionError|{SHORT}", "recursion": f"RecursionError|{SHORT}", "recursion_in_c": f"Recursion|{SHORT}"}
+    said |= {
+        "nested": f"RecursionError|{SHORT}",
+        "recursion": f"RecursionError|{SHORT}",
+        "recursion_in_c": f"Recursion|{SHORT}",
+    }
     return [
         *(Snippet("time", name, code, f"{SHORT}|KeyboardInterrupt") for name, code in spins.items()),
         *(Snippet("memory", name, code, said.get(name, f"{SHORT}|OSError")) for name, code in bombs.items()),
         Snippet("disk", "large_file", "open('a', 'w').write('x' * 10_000_000)", "No space", sound=True),
         Snippet("disk", "many_files", "for n in range(999): open(f'f{n}', 'w').close()", "No space", sound=True),
         Snippet("disk", "many_folders", "import os\nfor n in range(999): os.mkdir(f'f{n}')", "No space", sound=True),
-        Snippet("disk", "all_files", "for n in range(9): open(f'f{n}', 'w').write('x' * 999_999)", "No space", sound=True),
-        Snippet("disk", "sparse", "f = open('a', 'wb')\nf.seek(1 << 24)\nf.write(b'x')", "No space|MemoryError", sound=True),
+        Snippet(
+            "disk", "all_files", "for n in range(9): open(f'f{n}', 'w').write('x' * 999_999)", "No space", sound=True
+        ),
+        Snippet(
+            "disk", "sparse", "f = open('a', 'wb')\nf.seek(1 << 24)\nf.write(b'x')", "No space|MemoryError", sound=True
+        ),
         Snippet("output", "much", "for _ in range(10_000): print('x' * 1_000)", "more characters", sound=True),
         Snippet("output", "one_line", "print('x' * 50_000_000)", "more characters", sound=True),
         Snippet("output", "halves", "print('\\ud800\\udfff' * 10)", "ud800", sound=True),

@@ -42,7 +42,9 @@ NOBODY = 65_534
 
 def image() -> WorldImage:
     connection = open_connection()
-    connection.execute("CREATE TABLE balances (id INTEGER PRIMARY KEY, amount INTEGER); INSERT INTO balances VALUES (1, 5)")
+    connection.execute(
+        "CREATE TABLE balances (id INTEGER PRIMARY KEY, amount INTEGER); INSERT INTO balances VALUES (1, 5)"
+    )
     return workspace.added_to(WorldImage.of_connection(connection, "balances"))
 
 
@@ -170,7 +172,10 @@ def _as_ordinary_user() -> list[str]:
     prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     # `setpriv` still has root's power when it starts the interpreter, which then can not start another.
     again = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', 'import pytest']).returncode)"
-    if shutil.which("setpriv") and not subprocess.run([*prefix, sys.executable, "-c", again], capture_output=True).returncode:
+    if (
+        shutil.which("setpriv")
+        and not subprocess.run([*prefix, sys.executable, "-c", again], capture_output=True).returncode
+    ):
         return prefix
     return ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"]
 
@@ -192,7 +197,16 @@ def test_contained_as_an_ordinary_user(open_folder):
     if who.returncode:
         pytest.skip(f"no way to become an ordinary user here: {who.stderr.strip()[-200:]}")
     assert who.stdout.split() == [str(NOBODY), "CapEff:", "0" * 16]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={open_folder / 'base'}", Path(__file__).name]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={open_folder / 'base'}",
+        Path(__file__).name,
+    ]
     run = subprocess.run([*prefix, *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout[-5000:]
     assert f"{len(hostile.SNIPPETS) + 1} passed" in run.stdout

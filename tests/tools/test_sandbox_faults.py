@@ -162,9 +162,7 @@ def test_a_fork_of_the_owner_has_a_supervisor_of_its_own(sandbox):
     run(session, "x = 1")
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
-    child = context.Process(
-        target=_in_a_fork, args=(sandbox, session.fork(), supervisor_of(sandbox), answers)
-    )
+    child = context.Process(target=_in_a_fork, args=(sandbox, session.fork(), supervisor_of(sandbox), answers))
     child.start()
     child.join(10)
     assert child.exitcode == 0
