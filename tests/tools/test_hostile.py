@@ -60,13 +60,17 @@ class Surroundings:
         self.canary = folder / "canary.py"
         self.canary.write_text(f"canary = {self.secret!r}\n")
         os.environ["TOOLENV_HOSTILE"] = self.secret
+        self.sandbox = EmbeddedSandbox(Limits(seconds=0.5))
+        try:
+            self.supervisor = self.sandbox._interpreters.supervisor._process.pid
+        except BaseException:  # before there is anything else to give back
+            del os.environ["TOOLENV_HOSTILE"]
+            raise
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.abstract = socket.socket(socket.AF_UNIX)
         self.abstract.bind("\0" + self.secret)
         self.abstract.listen()
         self.victim = subprocess.Popen(["sleep", "600"])
-        self.sandbox = EmbeddedSandbox(Limits(seconds=0.5))
-        self.supervisor = self.sandbox._interpreters.supervisor._process.pid
         self.before = self.state()
 
     def state(self) -> tuple[object, ...]:
