@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -24,7 +25,9 @@ from toolenv.tools.sandbox.limits import Limits
 _GUEST: Final = Path(__file__).with_name("guest")
 _SUPERVISOR_SECONDS: Final = 10.0
 _GRACE: Final = 0.1
-_ESCAPED: Final = 6  # a character may take as many bytes in JSON
+_ESCAPED: Final = 6  # a character may take as many bytes in JSON, and half a one as many characters in what is shown
+_MARK: Final = 100  # what stands behind output that was cut
+_MOST_EXCEPTION: Final = 4_000  # its message is cut at 500, its name at 100
 
 
 class SandboxUnavailable(OperatorError):
@@ -47,6 +50,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         if channel is None:
             channel, self._process = _start()
+        self.lost = False
         self._channel = channel
         self._channel.settimeout(_SUPERVISOR_SECONDS)
         # An environment may be let go without a word.
@@ -84,7 +88,11 @@ class Supervisor:
                 self._channel.sendall(orjson.dumps(request))
                 return self._receive()
             except OSError as error:
+                self.lost = True
                 raise SandboxLost(f"the supervisor of the interpreters is gone: {error}") from None
+            except SandboxLost:
+                self.lost = True
+                raise
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         try:
@@ -138,8 +146,11 @@ class LocalInterpreters:
 
     @property
     def supervisor(self) -> Supervisor:
-        """Of this process: a fork of it starts its own."""
+        """Of this process: a fork of it starts its own. One that is known to be lost is replaced."""
         with self._lock:
+            if self._supervisor is not None and self._supervisor.lost and self._process == os.getpid():
+                self._supervisor.close()
+                self._supervisor = None
             if self._supervisor is None or self._process != os.getpid():
                 self._supervisor = Supervisor(self._given)
                 self._process = os.getpid()
@@ -194,15 +205,19 @@ class LocalInterpreter:
         try:
             self._send(orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE), deadline)
             reply = orjson.loads(self._line(deadline))
-            return _outcome(reply, nonce)
+            return _outcome(reply, nonce, self._limits)
         except (OSError, ValueError, KeyError, TypeError):
             self._give_up()
             raise Crashed from None
         except TimedOut:
-            self.close()
+            self._end()
             raise
 
     def close(self) -> None:
+        with contextlib.suppress(SandboxLost):  # with its supervisor, an interpreter has ended
+            self._end()
+
+    def _end(self) -> None:
         if not self._open:
             return
         self._open = False
@@ -245,8 +260,12 @@ class LocalInterpreter:
                 return b"".join(parts)
 
 
-def _outcome(reply: Any, nonce: str) -> Outcome:
+def _outcome(reply: Any, nonce: str, limits: Limits) -> Outcome:
     """What a reply says. Raises ValueError, KeyError or TypeError if its form is wrong: see `Outcome`."""
     if reply["nonce"] != nonce:
         raise ValueError
-    return Outcome.of_untrusted(reply)
+    outcome = Outcome.of_untrusted(reply)
+    # An honest interpreter keeps to these by itself.
+    if len(outcome.output) > _ESCAPED * limits.output + _MARK or len(outcome.exception or "") > _MOST_EXCEPTION:
+        raise ValueError
+    return outcome

@@ -26,6 +26,7 @@ from . import clockwork
 from .files import Files
 
 _MESSAGE: Final = 500
+_NAME: Final = 100
 _ADDRESS: Final = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 
 
@@ -147,7 +148,8 @@ def _described(error: BaseException) -> str:
     except BaseException as broken:
         message = f"<str() raised {type(broken).__name__}>"
     shown = _shown(message if len(message) <= _MESSAGE else message[:_MESSAGE] + "...")
-    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+    name = type(error).__name__[:_NAME]
+    return f"{name}: {shown}" if shown else name
 
 
 def _shown(text: str) -> str:

@@ -13,6 +13,7 @@ import errno
 import os
 import platform
 import resource
+import signal
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -119,7 +120,7 @@ def make_filter() -> bytes:
     program += [_instruction(_EQUAL, _CLONE3, 0, 1), _instruction(_RETURN, _ERRNO | errno.ENOSYS)]
     program += _unless_any_bit(_OPEN, 1, _WRITING) + _unless_any_bit(_OPENAT, 2, _WRITING)
     program += _if_one_of(_FCNTL, 1, _FCNTLS) + _if_one_of(_IOCTL, 1, _IOCTLS)
-    program += _if_one_of(_PRLIMIT, 2, (0,))  # reading limits only
+    program += _if_all_zero(_PRLIMIT, 0, 2)  # reading its own limits only
     program.append(_instruction(_RETURN, _ERRNO | errno.EPERM))
     return b"".join(program)
 
@@ -146,6 +147,14 @@ def _if_one_of(number: int, argument: int, values: Iterable[int]) -> list[bytes]
     return [_instruction(_EQUAL, number, 0, len(body)), *body]
 
 
+def _if_all_zero(number: int, *arguments: int) -> list[bytes]:
+    """Allow a call if these arguments are zero."""
+    body = []
+    for half in (_argument(argument) + offset for argument in arguments for offset in (0, 4)):
+        body += [_instruction(_LOAD, half), _instruction(_EQUAL, 0, 1, 0), _instruction(_RETURN, _ERRNO | errno.EPERM)]
+    return [_instruction(_EQUAL, number, 0, len(body) + 1), *body, _instruction(_RETURN, _ALLOW)]
+
+
 def _argument(index: int) -> int:
     """Where a call's argument lies in seccomp's data: its lower half."""
     return 16 + 8 * index
@@ -157,6 +166,7 @@ def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> 
 
 # -- putting it on -------------------------------------------------------------------------------------------------
 
+_SET_PARENT_DEATH_SIGNAL: Final = 1
 _SET_DUMPABLE, _SET_SECCOMP, _DROP_BOUNDING, _SET_NO_NEW_PRIVILEGES = 4, 22, 24, 38
 _CAPABILITY_VERSION: Final = 0x20080522
 
@@ -166,13 +176,25 @@ def hide_from_others() -> None:
     _checked(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
-def lock_down(ruleset: int, program: bytes, limits: Mapping[int, int]) -> None:
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the thread that forked it ends. To be asked for after `capset`.
+
+    Raises:
+        OSError: the kernel refused, or the parent has ended already.
+    """
+    _checked(_libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        raise ProcessLookupError(errno.ESRCH, "the supervisor has ended")
+
+
+def lock_down(ruleset: int, program: bytes, limits: Mapping[int, int], parent: int) -> None:
     """Give up everything, for good.
 
     Args:
         ruleset: of `make_ruleset`; it is closed.
         program: of `make_filter`.
         limits: resource.RLIMIT_* -> value.
+        parent: the process that forked this one, with which it ends.
 
     Raises:
         OSError: the kernel refused a part of it; the process must not go on.
@@ -182,6 +204,7 @@ def lock_down(ruleset: int, program: bytes, limits: Mapping[int, int]) -> None:
     hide_from_others()
     _checked(_libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     _drop_capabilities()
+    end_with_parent(parent)
     _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
     os.close(ruleset)
     text = ctypes.create_string_buffer(program, len(program))

@@ -80,12 +80,13 @@ class Supervisor:
     def _spawn(self, here: socket.socket, there: socket.socket, limits: Mapping[str, int]) -> int:
         if len(self._guests) >= MOST_GUESTS:
             raise RuntimeError(f"{MOST_GUESTS} interpreters are running already")
+        supervisor = os.getpid()
         process = os.fork()
         if process == 0:
             status = 1
             try:
                 here.close()
-                _become_guest(there.fileno(), self._ruleset, self._filter, limits)
+                _become_guest(there.fileno(), self._ruleset, self._filter, limits, supervisor)
                 status = 0
             finally:
                 os._exit(status)
@@ -104,7 +105,7 @@ class Supervisor:
         return {"killed": True, "status": os.waitpid(process, 0)[1]}
 
 
-def _become_guest(channel: int, ruleset: int, program: bytes, limits: Mapping[str, int]) -> None:
+def _become_guest(channel: int, ruleset: int, program: bytes, limits: Mapping[str, int], supervisor: int) -> None:
     """What a fork does until its end: give up everything, then run cells."""
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -124,6 +125,7 @@ def _become_guest(channel: int, ruleset: int, program: bytes, limits: Mapping[st
             resource.RLIMIT_NPROC: 0,
             resource.RLIMIT_MEMLOCK: 0,
         },
+        supervisor,
     )
     serve(channel, interpreter)
 
