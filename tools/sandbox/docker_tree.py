@@ -55,7 +55,7 @@ class Tree:
     """
 
     def __init__(self, file: io.BufferedIOBase, *, compiles: bool = True) -> None:
-        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)
+        self._tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)
         self._compiles = compiles
 
     def folder(self, path: str, mode: int = 0o755) -> None:
