@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import asdict
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import orjson
@@ -23,7 +23,7 @@ out = Console()
 Json_ = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     """Of building an image; `docker_image.METHODS` for the command line, which imports that only on use."""
 
     HOST = "host"

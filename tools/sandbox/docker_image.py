@@ -14,11 +14,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import platform
+import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from toolenv.tools.errors import OperatorError
@@ -27,6 +31,7 @@ from toolenv.tools.sandbox import docker_tree
 Method = Literal["host", "registry", "debootstrap"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 REPOSITORY: Final = "toolenv-sandbox"
+_DEBIAN: Final = {(3, 11): "bookworm", (3, 13): "trixie"}
 USER: Final = "65534:65534"
 ENVIRONMENT: Final = {
     "LC_ALL": "C.UTF-8",
@@ -200,4 +205,27 @@ def _from_registry(client: Any, name: str) -> None:
 
 
 def _from_debootstrap(client: Any, name: str) -> None:
-    raise OperatorError("an image can not be built by debootstrap yet: use host, or registry")
+    release = _DEBIAN.get(sys.version_info[:2])
+    if release is None:
+        raise OperatorError(f"no Debian has Python {platform.python_version()}: use host, or registry")
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as file:
+        _run_debootstrap(release, folder)
+        tree = docker_tree.Tree(file)
+        docker_tree.add_folders(tree)
+        docker_tree.add_debian(tree, Path(folder))
+        docker_tree.add_packages(tree)
+        docker_tree.add_tools(tree)
+        tree.close()
+        _import(client, name, file, "debootstrap")
+
+
+def _run_debootstrap(release: str, folder: str) -> None:
+    if shutil.which("debootstrap") is None:
+        raise OperatorError("debootstrap is not installed: apt-get install debootstrap, or use host, or registry")
+    if os.geteuid() != 0:
+        raise OperatorError("debootstrap needs root: use host, or registry")
+    command = ["debootstrap", "--variant=minbase", "--include=python3,libgcc-s1", release, folder]
+    finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        last = [line for line in (finished.stdout + finished.stderr).splitlines() if line.strip()][-1:]
+        raise OperatorError(f"debootstrap failed: {''.join(last)}")

@@ -40,7 +40,17 @@ PACKAGES: Final = (
 """The distributions that the tools import when they run."""
 
 # Tests, what opens windows, what installs, and other people's packages: nothing in a container can use them.
-_LEFT_OUT: Final = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib", "ensurepip", "tkinter"}
+_LEFT_OUT: Final = {
+    "__pycache__",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "ensurepip",
+    "tkinter",
+    "perl-base",
+}
 _LEFT_OUT_NAMES: Final = re.compile(r"turtle(demo|\.py)?$|_tkinter\.|config-\d")
 _FOUND: Final = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 _VERSION: Final = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -150,15 +160,39 @@ def add_python(tree: Tree) -> list[Path]:
     tree.link(PYTHON, _VERSION)
     linked = [binary]
     below = f"/usr/local/{sys.platlibdir}/{_VERSION}"
-    for path, name in _standard_library():
+    for path, name in _files(Path(sysconfig.get_path("stdlib"))):
         tree.copy(f"{below}/{name}", path)
         if path.suffix == ".so":
             linked.append(path)
     return linked
 
 
-def _standard_library() -> Iterator[tuple[Path, str]]:
-    root = Path(sysconfig.get_path("stdlib"))
+def add_debian(tree: Tree, root: Path) -> None:
+    """Debian's Python and the libraries beside it, of a Debian that `debootstrap` made in a folder.
+
+    Raises:
+        OperatorError: its Python is not of the running version, for which the packages are built.
+    """
+    binary = root / "usr/bin" / _VERSION
+    if not binary.exists():
+        raise OperatorError(f"this Debian has no {_VERSION}, for which the installed packages are built")
+    tree.copy(f"/usr/bin/{_VERSION}", binary)
+    tree.link(PYTHON, f"/usr/bin/{_VERSION}")
+    for folder in [*root.glob("usr/lib/*-linux-gnu*"), root / "usr/lib" / _VERSION, root / "usr/lib64"]:
+        for path, name in _files(folder):
+            place = f"/{folder.relative_to(root)}/{name}"
+            if path.is_symlink():
+                # The settings in /etc stay out, and a link to what is not there stops a supervisor.
+                if not (target := os.readlink(path)).startswith("/etc/"):
+                    tree.link(place, target)
+            else:
+                tree.copy(place, path)
+    for name in ("lib", "lib64"):
+        tree.link(f"/{name}", f"usr/{name}")
+
+
+def _files(root: Path) -> Iterator[tuple[Path, str]]:
+    """What of a folder a container may need: where it lies, and its name below the folder."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in _LEFT_OUT and not _LEFT_OUT_NAMES.match(name))
         for name in sorted(files):
