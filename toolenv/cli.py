@@ -19,6 +19,7 @@ from rich.table import Table
 
 from toolenv.agents.formats import Format
 from toolenv.progress import collecting_progress, err, progress_bar, training_progress
+from toolenv.sandbox_commands import sandbox_app
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
 
@@ -37,6 +38,7 @@ train_app = typer.Typer(help="Train a student on a dataset.", no_args_is_help=Tr
 base_app = typer.Typer(help="The base models that students begin from.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
+app.add_typer(sandbox_app, name="sandbox")
 
 out = Console()
 

@@ -20,6 +20,10 @@ COMMANDS = {
     "filter",
     "generate",
     "replay",
+    "sandbox build",
+    "sandbox doctor",
+    "sandbox gc",
+    "sandbox list",
     "train sft",
 }
 
