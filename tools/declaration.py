@@ -105,7 +105,7 @@ class Tool:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name, as functions are."""
-        return _tool_named, (self.function.__module__, self.function.__qualname__)
+        return tool_named, (self.function.__module__, self.function.__qualname__)
 
 
 def tool(*, effect: Effect, family: str | None = None) -> Callable[[Callable[..., Json]], Tool]:
@@ -152,7 +152,8 @@ def tool(*, effect: Effect, family: str | None = None) -> Callable[[Callable[...
     return declare
 
 
-def _tool_named(module: str, name: str) -> Tool:
+def tool_named(module: str, name: str) -> Tool:
+    """The tool of that name in a module."""
     found = operator.attrgetter(name)(importlib.import_module(module))
     assert isinstance(found, Tool)
     return found

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from toolenv.tools.calls import Json, ToolResult, require_json
 from toolenv.tools.declaration import Tool, ToolSpec
-from toolenv.tools.errors import DeclarationError, ToolError, UnknownTool
+from toolenv.tools.errors import DeclarationError, MalformedCall, ToolError, UnknownTool
 from toolenv.tools.identifiers import Identifier
 
 
@@ -119,6 +119,17 @@ class Toolbox:
                 return ToolResult.success(tool.function(world, **valid), effect)
         except ToolError as error:
             return ToolResult.failure(error, effect)
+
+    def refused(self, name: str, arguments: Json) -> ToolResult | None:
+        """What `dispatch` gives for a call that can not even be sent to a world elsewhere; None if it can."""
+        tool = self._tools.get(name)
+        if tool is None:
+            return ToolResult.failure(self._unknown(name))
+        try:
+            require_json(arguments)
+        except MalformedCall as error:
+            return ToolResult.failure(error, tool.spec.effect)
+        return None
 
     def _unknown(self, name: str) -> UnknownTool:
         shown = name[:100].encode("utf-8", "backslashreplace").decode()

@@ -16,16 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import apsw
 import orjson
 
 from toolenv.tools.calls import Json
 from toolenv.tools.errors import ScenarioError
-
-if TYPE_CHECKING:
-    from toolenv.tools.interpreter.session import PythonSession
 
 _MODULUS = 1 << 128
 
@@ -151,8 +148,8 @@ class World:
 
     def __init__(self, image: WorldImage, data: bytes, history: bytes) -> None:
         self.image = image
-        # What runs the cells of `toolenv.tools.interpreter`; given by a sandbox that can.
-        self.python: PythonSession | None = None
+        # A `PythonSession` of `toolenv.tools.interpreter`, given by a sandbox that runs code. That module imports this.
+        self.python: Any = None
         self._columns = image.columns_of_query
         self._open(data, history)
 

@@ -19,7 +19,8 @@ from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.business import business_population
 from toolenv.tools.errors import AGENT_ERRORS, OperatorError, SandboxLost, ScenarioError
 from toolenv.tools.sandbox.contract import ToolSession
-from toolenv.tools.sandbox.embedded import EmbeddedSandbox, make_sandbox
+from toolenv.tools.sandbox.embedded import EmbeddedSandbox
+from toolenv.tools.sandbox.registry import make_sandbox
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import WorldImage, open_connection
 

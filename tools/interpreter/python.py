@@ -6,7 +6,7 @@ from toolenv.tools.calls import Json
 from toolenv.tools.errors import DeclarationError
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.interpreter.arguments import Code, Path, works
-from toolenv.tools.interpreter.session import InterpreterEnded, TimedOut
+from toolenv.tools.interpreter.session import InterpreterEnded, Outcome, TimedOut
 from toolenv.tools.world import World
 
 
@@ -34,7 +34,7 @@ def _run(world: World, code: str, name: str, *, fresh: bool) -> dict[str, Json]:
     if world.python is None:
         raise DeclarationError("this world was opened without an interpreter: open it through a sandbox")
     try:
-        outcome = world.python.run(world, code, name=name, fresh=fresh)
+        outcome: Outcome = world.python.run(world, code, name=name, fresh=fresh)
     except InterpreterEnded as end:
         what = "TimeoutError: the code took too long" if isinstance(end, TimedOut) else "the interpreter crashed"
         return {"output": "", "exception": f"{what}; variables are lost, files are as before"}

@@ -9,6 +9,7 @@ from toolenv.tools.sandbox.contract import Sandbox
 
 SANDBOXES: Final[dict[str, str]] = {
     "embedded": "embedded.EmbeddedSandbox",
+    "docker": "docker_sandbox.SharedDocker",
     "postgres": "postgres.PostgresSandbox",
 }
 """Name -> module and class, imported when it is asked for: some need packages that few have."""

@@ -7,6 +7,8 @@ import os
 import random
 import time
 from collections.abc import Callable
+from datetime import date as RealDate
+from datetime import datetime as RealDatetime
 from typing import Any, Final
 
 NOON: Final = 1_773_576_000.0  # 2026-03-15 12:00 UTC, where the world's own clock stands
@@ -32,12 +34,12 @@ def install() -> None:
         origin = 0.0 if name == "time" else NOON
         setattr(time, name, _telling(clock, origin))
         setattr(time, f"{name}_ns", _telling_ns(clock, origin))
-    time.sleep = clock.sleep
+    setattr(time, "sleep", clock.sleep)  # noqa: B010  mypy knows its exact type
     for name in ("gmtime", "localtime", "ctime"):
         setattr(time, name, _of_clock(clock, getattr(time, name)))
     strftime, localtime, asctime = time.strftime, time.localtime, time.asctime
-    time.strftime = lambda form, t=None: strftime(form, localtime() if t is None else t)  # type: ignore[assignment, misc]  # stands in for the built-in
-    time.asctime = lambda t=None: asctime(localtime() if t is None else t)  # type: ignore[assignment, misc]  # as above
+    time.strftime = lambda form, t=None: strftime(form, localtime() if t is None else t)
+    time.asctime = lambda t=None: asctime(localtime() if t is None else t)
     _stop_datetime(clock)
     os.urandom = _CHANCE.randbytes
     random._urandom = _CHANCE.randbytes  # type: ignore[attr-defined]  # SystemRandom, secrets and uuid draw from it
@@ -60,24 +62,23 @@ def _of_clock(clock: _Clock, function: Callable[[float], Any]) -> Callable[..., 
 
 def _stop_datetime(clock: _Clock) -> None:
     """`datetime.datetime` and `date` that ask the clock; the classes stay what isinstance says they are."""
-    real_date, real_datetime = datetime.date, datetime.datetime
 
     class _Meta(type):
         def __instancecheck__(cls, instance: Any) -> bool:
-            return isinstance(instance, real_datetime if cls.__name__ == "datetime" else real_date)
+            return isinstance(instance, RealDatetime if cls.__name__ == "datetime" else RealDate)
 
         def __subclasscheck__(cls, other: type) -> bool:
-            return issubclass(other, real_datetime if cls.__name__ == "datetime" else real_date)
+            return issubclass(other, RealDatetime if cls.__name__ == "datetime" else RealDate)
 
-    class date(real_date, metaclass=_Meta):  # noqa: N801  the standard library's name
+    class date(RealDate, metaclass=_Meta):  # noqa: N801  the standard library's name
         @classmethod
         def today(cls) -> Any:
-            return real_datetime.fromtimestamp(clock.now, datetime.UTC).date()
+            return RealDatetime.fromtimestamp(clock.now, datetime.UTC).date()
 
         def __repr__(self) -> str:
             return f"datetime.{super().__repr__()}"
 
-    class datetime_(real_datetime, metaclass=_Meta):  # noqa: N801  the standard library's name
+    class datetime_(RealDatetime, metaclass=_Meta):  # noqa: N801  the standard library's name
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             moment = cls.fromtimestamp(clock.now, datetime.UTC)
@@ -108,4 +109,4 @@ def _seed_by_default() -> None:
         seed(self, _CHANCE.getrandbits(64) if a is None else a, version)
 
     random.Random.seed = seeded  # type: ignore[method-assign]  # that is the point
-    random.seed = random._inst.seed  # type: ignore[attr-defined]  # the module's own generator
+    random.seed = random._inst.seed

@@ -186,7 +186,8 @@ class Files:
         builtins.open = io.open = self.open
         for name in ("stat", "listdir", "scandir", "access", "remove", "mkdir", "rmdir", "replace"):
             setattr(os, name, getattr(self, name))
-        os.lstat, os.unlink, os.rename = self.stat, self.remove, self.replace
+        for name, function in (("lstat", self.stat), ("unlink", self.remove), ("rename", self.replace)):
+            setattr(os, name, function)
         os.getcwd = lambda: HOME
         os.readlink = _not_here
         os.chdir = os.chmod = os.utime = _not_here
