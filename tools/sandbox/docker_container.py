@@ -77,8 +77,7 @@ class AttachedLine:
         """Remove the container."""
         with suppress(OSError):  # it may be broken already
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._attached.close()
-        self._attached._response.close()
+        self._attached._response.close()  # and with it the socket
         remove(self._client, self._container)
 
     def _take_frames(self) -> None:

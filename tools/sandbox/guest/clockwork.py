@@ -7,8 +7,8 @@ import os
 import random
 import time
 from collections.abc import Callable
-from datetime import date as RealDate
-from datetime import datetime as RealDatetime
+from datetime import date as RealDate  # noqa: N812  the name says what it is not
+from datetime import datetime as RealDatetime  # noqa: N812
 from typing import Any, Final
 
 NOON: Final = 1_773_576_000.0  # 2026-03-15 12:00 UTC, where the world's own clock stands
