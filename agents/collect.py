@@ -229,6 +229,7 @@ def _run_in_workers(job: _Job, shards: list[int], processes: int, advance: Advan
     # Threads and SQLite do not survive a fork, so each worker starts afresh.
     context = multiprocessing.get_context("spawn")
     counts, finished = Counts(), 0
+    others = multiprocessing.active_children()
     executor = ProcessPoolExecutor(processes, context, initializer=_set_up_worker, initargs=(job,))
     try:
         running: dict[Future[Counts], int] = {executor.submit(_run_in_worker, shard): shard for shard in shards}
@@ -239,6 +240,10 @@ def _run_in_workers(job: _Job, shards: list[int], processes: int, advance: Advan
                 finished += 1
                 advance(len(list(job.manifest.attempts(shard))), True)
     except BrokenProcessPool:
+        # One that was just being started is missed by the executor, which would wait for it for ever.
+        for worker in multiprocessing.active_children():
+            if worker not in others:
+                worker.kill()
         raise WorkerLost(
             f"a worker died while shards of {job.out} were being made: it was killed, ran out of memory, or could not"
             f" import the script that called. The {finished} shards that this run finished are kept; run the same"
