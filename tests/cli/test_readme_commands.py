@@ -42,6 +42,8 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
     assert [line.split()[0] for line in TOLD].count("filter") == 1
     for line in TOLD:
         words = shlex.split(line)
+        if words[0] == "sandbox":  # may need an engine: see test_sandbox_commands.py
+            continue
         arguments = [*words, *LESS.get(words[0], [])]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, (line, result.output)

@@ -11,6 +11,7 @@ from those in an image therefore never talks to it. All three ways lead to the s
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -68,15 +70,17 @@ def connect() -> Any:
         import requests.exceptions
     except ModuleNotFoundError as error:
         raise OperatorError(f"{error.name} is not installed: pip install 'toolenv[docker]'") from None
-    client = None
-    try:
-        client = docker.from_env()
-        client.ping()
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
-        if client is not None:
-            client.close()
-        raise OperatorError(f"no docker engine answers; start one, or name it in DOCKER_HOST ({error})") from None
-    return client
+    # Where nothing answers, docker-py leaves the socket with which it tried to the collector, which warns of it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            client = docker.from_env()
+            client.ping()
+            return client
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+            problem = str(error)
+        gc.collect()
+    raise OperatorError(f"no docker engine answers; start one, or name it in DOCKER_HOST ({problem})")
 
 
 def tag() -> str:
