@@ -100,6 +100,14 @@ def test_a_missing_image_is_built(client: Any, image: str, monkeypatch: pytest.M
     assert not docker_image.exists(client, name)
 
 
+def test_building_anew_leaves_no_image_without_a_name(client: Any, image: str) -> None:
+    before = client.images.get(image).id
+    assert docker_image.build("host", client) == image
+    after = client.images.get(image).id
+    assert after != before
+    assert before not in {found.id for found in client.images.list(all=True)}
+
+
 def test_containers_start_as_nobody_with_a_still_environment(client: Any, image: str) -> None:
     config = client.images.get(image).attrs["Config"]
     assert config["User"] == "65534:65534"

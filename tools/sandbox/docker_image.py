@@ -130,11 +130,25 @@ def build(method: Method, client: Any = None) -> str:
     import docker.errors
 
     name = tag()
+    before = client.images.list(name)
     try:
         {"host": _from_host, "registry": _from_registry, "debootstrap": _from_debootstrap}[method](client, name)
     except docker.errors.DockerException as error:
         raise OperatorError(f"the image could not be built: {error}") from None
+    for old in before:
+        _remove_unnamed(client, old.id)
     return name
+
+
+def _remove_unnamed(client: Any, image: str) -> None:
+    """Remove an image that lost its name to a newer one, unless a container still runs it."""
+    import docker.errors
+
+    try:
+        if not client.images.get(image).tags:
+            client.images.remove(image)
+    except docker.errors.APIError:
+        return
 
 
 def _from_host(client: Any, name: str) -> None:
