@@ -43,7 +43,7 @@ class WorldSource:
             base = self.population.model_dump_json(exclude={"worlds", "held_out_worlds"})
         return f"{base} with workspace" if self.workspace else base
 
-    @property
+    @cached_property
     def tables(self) -> WorldImage:
         """A world with all tables, for checks of names and SQL; a generated one is empty."""
         image = _empty(self.population.kind) if self.own is None else self.own.image

@@ -296,4 +296,11 @@ _SHARED: dict[int, tuple[DockerSandbox, Lease]] = {}
 
 
 def _collect(client: Any) -> None:
-    docker_labels.collect(client)
+    """Raises SandboxLost: the engine does not answer."""
+    import docker.errors
+    import requests.exceptions
+
+    try:
+        docker_labels.collect(client)
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise SandboxLost(f"the docker engine does not answer: {error}") from None

@@ -59,8 +59,8 @@ class Supervisor:
             first = self._receive()[0]
             if "unavailable" in first:
                 raise SandboxUnavailable(
-                    f"agent-written code can not be contained on this machine: {first['unavailable']}. Other sandboxes:"
-                    ' "docker", "monty"; `toolenv sandbox doctor` says more'
+                    f"agent-written code can not be contained on this machine: {first['unavailable']}. Another sandbox"
+                    ' is "docker"; `toolenv sandbox doctor` says more'
                 )
         except BaseException:
             self.close()
