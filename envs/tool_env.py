@@ -227,6 +227,11 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         return self._begun().messages
 
     @property
+    def steps_left(self) -> int:
+        """Steps that the episode may still take, the answer among them."""
+        return self.max_steps - self._begun().step
+
+    @property
     def session(self) -> ToolSession:
         """The world behind the episode, for graders and teachers. An agent must not get at it."""
         self._begun()
