@@ -69,14 +69,16 @@ class Judgement:
 
     Attributes:
         label: see the module.
-        regret: steps that it costs beyond the preferred one; None if it is wrong.
+        regret: steps that it costs beyond the shortest way; None if it is wrong.
         why: one sentence, for people.
+        solvable: whether the task could still be solved before it.
         after: the guide of the state that it leads to.
     """
 
     label: Label
     regret: int | None
     why: str
+    solvable: bool
     after: Guide
 
 
@@ -145,35 +147,35 @@ class Guide:
         if isinstance(action, Answer):
             return self._judge_answer(env, action)
         if not isinstance(action, Call):
-            return self._wrong("it can not be read")
+            return self._wrong(env, "it can not be read")
         if action.name not in self._toolbox:
-            return self._wrong(f"there is no tool {action.name}")
+            return self._wrong(env, f"there is no tool {action.name}")
         return self._judge_call(env, action)
 
     def _judge_answer(self, env: ToolEnv, answer: Answer) -> Judgement:
         grade = env.grade(answer.text)
         if grade.success:
-            return Judgement(Label.PREFERRED, 0, "the grader accepts the answer", self)
-        return self._wrong("; ".join(grade.failures) or "the grader refuses the answer")
+            return Judgement(Label.PREFERRED, 0, "the grader accepts the answer", True, self)
+        return self._wrong(env, "; ".join(grade.failures) or "the grader refuses the answer")
 
     def _judge_call(self, env: ToolEnv, call: Call) -> Judgement:
         made = (*self._made, (call.name, call.arguments))
         if (invented := _invented(call, self._toolbox[call.name], env)) is not None:
-            return self._wrong(f"nothing has shown {invented}")
+            return self._wrong(env, f"nothing has shown {invented}")
         exact = walks.matches(self._walks, call, self._toolbox[call.name])
         before = self.completion(env)
         if exact and before is not None and self._is(call, before.steps[0]):
             # The completion has made this very call on a fork: what comes of it is known.
             after = Guide(walks.advance(exact, before.contents[0]) or self._walks, made, self._toolbox)
             after._completion.append(Completion(before.steps[1:], before.contents[1:]))
-            return Judgement(Label.PREFERRED, 0, "the next step of the plan", after)
+            return Judgement(Label.PREFERRED, 0, "the next step of the plan", True, after)
         fork = env.fork()
         try:
             _, _, _, ended, info = fork.step(call)
             if info.get("sandbox_lost"):
                 raise SandboxLost("the sandbox was lost while a candidate was judged")
             if ended:
-                return self._wrong("the last step that the episode has is no answer")
+                return self._wrong(env, "the last step that the episode has is no answer")
             content = orjson.loads(info["messages"][-1]["content"])
             return self._judge_result(env, fork, call, content, exact, made, error=info["error"])
         finally:
@@ -194,8 +196,8 @@ class Guide:
         if exact:
             after = Guide(walks.advance(exact, content) or self._walks, made, self._toolbox)
             if (done := after.completion(fork)) is None:
-                return self._wrong("a step of the plan, at the wrong time", after)
-            return Judgement(Label.ACCEPTABLE, self._regret(env, done), "a step of the plan or of a route", after)
+                return self._wrong(env, "a step of the plan, at the wrong time", after)
+            return Judgement(Label.ACCEPTABLE, self._regret(env, done), "a step of the plan or of a route", True, after)
         unmoved = Guide(self._walks, made, self._toolbox)
         writes = self._toolbox[call.name].spec.effect == WRITE
         if error is not None or not writes:
@@ -203,19 +205,19 @@ class Guide:
             before = self.completion(env)
             unmoved._completion.append(before if before and len(before.steps) <= fork.steps_left else None)
         if error is not None:
-            return self._wrong(f"{call.name}: {error}", unmoved)
+            return self._wrong(env, f"{call.name}: {error}", unmoved)
         equal = self._equal_writes(env, fork.session.diff()) if writes else self._covered(env, fork, content)
         if equal:
             after = Guide(equal, made, self._toolbox)
             if (done := after.completion(fork)) is not None:
                 why = "it does what the step that is due would"
-                return Judgement(Label.ACCEPTABLE, self._regret(env, done), why, after)
+                return Judgement(Label.ACCEPTABLE, self._regret(env, done), why, True, after)
         if (done := unmoved.completion(fork)) is None:
-            return self._wrong("the task can not be solved after it", unmoved)
-        return Judgement(Label.WASTEFUL, self._regret(env, done), "the task is no nearer to its end", unmoved)
+            return self._wrong(env, "the task can not be solved after it", unmoved)
+        return Judgement(Label.WASTEFUL, self._regret(env, done), "the task is no nearer to its end", True, unmoved)
 
-    def _wrong(self, why: str, after: Guide | None = None) -> Judgement:
-        return Judgement(Label.WRONG, None, why, after or self)
+    def _wrong(self, env: ToolEnv, why: str, after: Guide | None = None) -> Judgement:
+        return Judgement(Label.WRONG, None, why, self.completion(env) is not None, after or self)
 
     def _regret(self, env: ToolEnv, done: Completion) -> int:
         before = self.completion(env)

@@ -13,6 +13,7 @@ from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory, 
 from toolenv.envs.actions import parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
+from toolenv.tools.calls import Json
 from toolenv.tools.version import __version__
 
 DEFAULT_BATCH = 16
@@ -21,11 +22,17 @@ _DIALECT = ToolenvDialect()
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One episode to run: a task (by seed, or by seed and family), and which trial at it this is."""
+    """One episode to run: a task (by seed, or by seed and family), and which trial at it this is.
+
+    Attributes:
+        prefix: actions that are carried out before the policy's first turn, in records labelled `given`. They must not
+            end the episode.
+    """
 
     seed: int
     family: str | None = None
     trial: int = 0
+    prefix: tuple[Json, ...] = ()
 
 
 @dataclass(slots=True)
@@ -103,7 +110,11 @@ def _sibling(env: ToolEnv, options: dict[str, Any]) -> ToolEnv:
 def _begin(env: ToolEnv, attempt: Attempt) -> _Running:
     began = time.perf_counter()
     env.reset(seed=attempt.seed, options=None if attempt.family is None else {"family": attempt.family})
-    return _Running(attempt, Episode(env, attempt.trial), began)
+    item = _Running(attempt, Episode(env, attempt.trial), began)
+    for action in attempt.prefix:
+        if _step(item, Decision(action, labels={"given": True})) is not None:
+            raise ValueError(f"{env.task.id}: the {len(attempt.prefix)} actions that were given end the episode")
+    return item
 
 
 def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
