@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from heapq import heappop, heappush
-from math import ceil
+from math import floor
 from random import Random
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -70,7 +70,7 @@ def draw_order(
     spent = 0
     while spent < budget:
         share = 1.0 if curriculum is None else curriculum.share(spent / budget)
-        while waiting and len(open_batches) < max(1, ceil(share * len(tokens))):
+        while waiting and len(open_batches) <= floor(share * len(tokens)):
             heappush(open_batches, (0, rng.random(), waiting.popleft()))
         times, _, batch = heappop(open_batches)
         heappush(open_batches, (times + 1, rng.random(), batch))

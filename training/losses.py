@@ -11,14 +11,15 @@ by their sum, which keeps its scale, and what gradient clipping does, the same f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from toolenv.agents.language_model import ModelError
+from toolenv.training.reduction import Reduction
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-Reduction = Literal["token", "span"]
 
 
 class SpanLoss(BaseModel):
@@ -30,7 +31,7 @@ class SpanLoss(BaseModel):
     act_weight: float = Field(1.0, ge=0, description="λ of calls and answers.")
     observe_weight: float = Field(0.0, ge=0, description="Weight of what others wrote: prompts and tool replies.")
     reduction: Reduction = Field(
-        "token", description="Weigh tokens, or the mean over each kind's tokens, however few they are."
+        Reduction.TOKEN, description="Weigh tokens, or the mean over each kind's tokens, however few they are."
     )
     teacher: str | None = Field(None, description="Folder of a local teacher with the student's tokenizer.")
     kl_weight: float = Field(
@@ -40,7 +41,7 @@ class SpanLoss(BaseModel):
     @model_validator(mode="after")
     def _trains_on_something(self) -> SpanLoss:
         if not any(self.weights):
-            raise ValueError("reason_weight, act_weight and observe_weight are all 0: there is nothing to train on")
+            raise ModelError("nothing to train on: the weights of reasoning, actions and observations are all 0")
         return self
 
     @property
@@ -55,13 +56,13 @@ def span_factors(counts: Tensor, weights: Tensor, reduction: Reduction) -> Tenso
     Args:
         counts: (K,) tokens of each kind in the whole step.
         weights: (K,) λ of each kind.
-        reduction: "token": Σ λ·loss over Σ λ, both over tokens; equal weights are the mean over tokens.
-            "span": the mean over each kind's tokens, then Σ λ·mean over Σ λ, both over the kinds that occur.
+        reduction: TOKEN: Σ λ·loss over Σ λ, both over tokens; equal weights are the mean over tokens.
+            SPAN: the mean over each kind's tokens, then Σ λ·mean over Σ λ, both over the kinds that occur.
 
     Returns:
         (K,); all 0 if the step has no token of a kind with a weight.
     """
-    if reduction == "token":
+    if reduction is Reduction.TOKEN:
         factors, total = weights, (weights * counts).sum()
     else:
         present = weights * (counts > 0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -79,7 +80,7 @@ class SFTSettings(BaseModel):
     @model_validator(mode="after")
     def _has_the_teacher_it_needs(self) -> SFTSettings:
         if self.curriculum is not None and self.curriculum.gamma and self.loss.teacher is None:
-            raise ValueError("gamma is the weight of the teacher's entropy, and there is no local teacher")
+            raise ModelError("gamma is the weight of the teacher's entropy, and there is no local teacher")
         return self
 
 
@@ -137,7 +138,7 @@ def train_sft(
         "losses": losses,
         "settings": settings.model_dump(mode="json"),
     }
-    if trainer.is_world_process_zero():
+    if is_main_process():
         _save(model, tokenizer, style, out)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
@@ -295,6 +296,11 @@ def _checkpointing_field(config: type[Any]) -> str:
 
 def _tokens(batch: list[Example]) -> int:
     return sum(len(example.input_ids) for example in batch)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and tells, of those that `accelerate launch` or `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _has_gpu() -> bool:
