@@ -63,6 +63,7 @@ class PolicyGradientSettings(BaseModel):
     groups: int = Field(24, ge=1, description="Groups a step and process.")
     group_size: int = Field(6, ge=2, description="Samples a group.")
     temperature: float = Field(1.0, gt=0, description="Of sampling.")
+    max_new_tokens: int = Field(96, ge=1, description="Of one turn; a turn cut there can not be read.")
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(3, ge=0)
     clip: float = Field(0.2, gt=0, description="How far the probability ratio may move, each way.")
@@ -144,7 +145,9 @@ def train_policy(
     optimizer = torch.optim.AdamW(student.model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     checkpoint = out / "checkpoint.pt"
     log = _resume(checkpoint, student, optimizer)
-    policy = LanguageModelPolicy(student, temperature=settings.temperature, name=out.name)
+    policy = LanguageModelPolicy(
+        student, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens, name=out.name
+    )
     for step in range(len(log), settings.steps):
         began = time.perf_counter()
         seed = mix(settings.seed, step, accelerator.process_index, salt("policy gradient"))
