@@ -82,7 +82,7 @@ class ResponseDrift:
         share: of the known field names, how many are renamed.
     """
 
-    def __init__(self, toolbox: Toolbox, *, seed: int, share: float = 0.7) -> None:
+    def __init__(self, toolbox: Toolbox, *, seed: int, share: float = 1.0) -> None:
         rng = Random(salt(f"drift/{toolbox.version}/{seed}"))
         self.seed = seed
         self._fields = {old: rng.choice(new) for old, new in _SYNONYMS.items() if rng.random() < share}

@@ -28,6 +28,7 @@ import orjson
 
 from toolenv.agents import walks
 from toolenv.agents.grounding import identifiers, is_enumerated, stands_in
+from toolenv.agents.information import Leaf, leaves
 from toolenv.agents.oracle import to_action
 from toolenv.agents.trajectory import Trajectory
 from toolenv.agents.walks import Walk
@@ -259,7 +260,7 @@ class Guide:
         completion = self.completion(env)
         if completion is None:
             return []
-        brought = set(_leaves(content))
+        brought = set(leaves(content))
         shown = _conversation(env)
         moved, here = [], self._walks
         while here:
@@ -360,36 +361,25 @@ def _same(first: PlannedStep, second: PlannedStep) -> bool:
 # -- information -----------------------------------------------------------------------------------------------
 
 
-def _brings(brought: set[tuple[str, str]], due: Json, completion: Completion, shown: str) -> bool:
-    """Whether what the rest of the task needs of the result `due` is among the leaves `brought`, or was shown."""
-    leaves = set(_leaves(due))
-    needed = {value for _, value in leaves if _used(value, completion) and not stands_in(value, shown)}
-    if needed:
-        return needed <= {value for _, value in brought}
-    return bool(leaves) and leaves <= brought
+def _brings(brought: set[Leaf], due: Json, completion: Completion, shown: str) -> bool:
+    """Whether what the rest of the task needs of the result `due` is among the leaves `brought`, or was shown.
+
+    Where nothing of it is needed (it was only to be looked at), all of it must be.
+    """
+    all_of_it = set(leaves(due))
+    needed = {leaf for leaf in all_of_it if _used(leaf.value, completion) and not stands_in(leaf.value, shown)}
+    return bool(all_of_it) and all(any(one.stands_for(leaf) for one in brought) for leaf in needed or all_of_it)
 
 
 def _used(value: str, completion: Completion) -> bool:
     """Whether a later call's arguments or the answer hold the value."""
     for step in completion.steps:
         if step.call is not None:
-            if any(value == leaf for _, leaf in _leaves(step.call.arguments)):
+            if any(value == leaf.value for leaf in leaves(step.call.arguments)):
                 return True
         elif stands_in(value, step.answer or ""):
             return True
     return False
-
-
-def _leaves(content: Json, key: str = "") -> Iterator[tuple[str, str]]:
-    """(field, value) of all that is not a container or null, as text; what is in a list has the list's field."""
-    if isinstance(content, dict):
-        for name, value in content.items():
-            yield from _leaves(value, name)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _leaves(value, key)
-    elif content is not None:
-        yield key, content if isinstance(content, str) else orjson.dumps(content).decode()
 
 
 def _conversation(env: ToolEnv) -> str:
