@@ -305,7 +305,8 @@ def earliest_error(judgements: Iterable[Judgement]) -> int | None:
 def _complete(env: ToolEnv, walk: Walk, *, again: bool) -> Completion | None:
     """The rest of a route, run on a fork and graded; None if it does not solve the task."""
     fork = env.fork()
-    steps, contents = [], []
+    steps: list[PlannedStep] = []
+    contents: list[Json] = []
     try:
         while (planned := _planned(walk, None, again=again)) is not None:
             step, index = planned

@@ -23,6 +23,7 @@ from toolenv.sandbox_commands import sandbox_app
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
 from toolenv.training.reduction import Reduction
+from toolenv.training_commands import distill, train_app
 
 if TYPE_CHECKING:
     from toolenv.agents.trajectory import Trajectory
@@ -36,10 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-train_app = typer.Typer(help="Train a student on a dataset.", no_args_is_help=True)
 base_app = typer.Typer(help="The base models that students begin from.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
+app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
 
 out = Console()

@@ -50,7 +50,7 @@ class Sample:
 
 
 Group = Sequence[Sample]
-Sampler = Callable[[LanguageModelPolicy, int], list[Group]]
+Sampler = Callable[[LanguageModelPolicy, int], Sequence[Group]]
 """From the policy as it is, and a seed that no other step or process has, to groups of samples."""
 
 

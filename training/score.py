@@ -39,6 +39,8 @@ from toolenv.training.policy_gradient import Group, PolicyGradientSettings, Samp
 from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.states import State
 
+MENTORED_BATCH = 100
+
 
 class KeyStepRewards(BaseModel):
     """Rewards of an episode that went on from a verified prefix; the paper's."""
@@ -57,7 +59,7 @@ def key_step_sampler(
     """Groups of short-horizon episodes, each group from one verified prefix, drawn anew for every optimiser step."""
     env = ToolEnv(scenario, families="all")
 
-    def sample(policy: LanguageModelPolicy, seed: int) -> list[Group]:
+    def sample(policy: LanguageModelPolicy, seed: int) -> Sequence[Group]:
         chosen = Random(seed).sample(keys, min(settings.groups, len(keys)))
         attempts = [
             State(key.task, key.prefix).attempt(_trial(seed, place, number))
@@ -130,54 +132,58 @@ class ScoreReport:
 
 
 def train_score(
-    scenario: Scenario, out: str | Path, settings: ScoreSettings | None = None, *, notify: Callable[[str], None] = print
+    scenario: Scenario,
+    out: str | Path,
+    settings: ScoreSettings | None = None,
+    *,
+    cold: Path | None = None,
+    taught: Sequence[Trajectory] = (),
+    notify: Callable[[str], None] = lambda stage: None,
 ) -> ScoreReport:
-    """Run the four stages; what is in `out` already is kept. `out/student` is the student.
+    """Run the stages; what is in `out` already is kept. `out/student` is the student.
 
     Args:
+        cold: a student to begin with, instead of the cold start's; `taught` is what it was trained on.
         notify: told of each stage that begins.
 
     Raises:
         ValueError: no correction was validated, so that there is nothing to learn from by RL.
+        ModelError: a student can not be trained.
     """
     settings, out = settings or ScoreSettings(), Path(out)
-    cold_tasks = max(1, round(settings.cold_share * settings.tasks))
     families = tuple(name for name, family in scenario.families.items() if family.split == "train")
-    notify("cold start: the teacher's trajectories")
-    collect(scenario, "oracle", n=cold_tasks, out=out / "cold-data", seed=settings.first_seed, families=families)
-    taught = [t for t in read_trajectories(out / "cold-data") if t.success]
-    if not (out / "cold" / "training.json").is_file():
-        notify("cold start: fine-tuning")
-        train_sft(taught, scenario.toolbox, out / "cold", settings.cold)
-    notify("mentored problem solving")
-    collect(
-        scenario,
-        f"mentored:{settings.repairs}:{out / 'cold'}",
-        n=settings.tasks - cold_tasks,
-        out=out / "mentored",
-        seed=settings.first_seed + cold_tasks,
-        families=families,
-        batch=64,
-    )
+    first = settings.first_seed
+    if cold is None:
+        cold, cold_tasks = out / "cold", max(1, round(settings.cold_share * settings.tasks))
+        notify("the teacher's trajectories for the cold start")
+        collect(scenario, "oracle", n=cold_tasks, out=out / "cold-data", seed=first, families=families)
+        taught, first = [t for t in read_trajectories(out / "cold-data") if t.success], first + cold_tasks
+        if not (cold / "training.json").is_file():
+            notify("cold start")
+            train_sft(taught, scenario.toolbox, cold, settings.cold)
+    tasks = settings.first_seed + settings.tasks - first
+    notify(f"mentored problem solving on {tasks:,} tasks")
+    mentor = f"mentored:{settings.repairs}:{cold}"
+    collect(scenario, mentor, n=tasks, out=out / "mentored", seed=first, families=families, batch=MENTORED_BATCH)
     mentored = list(read_trajectories(out / "mentored"))
-    keys = [key for t in mentored for key in key_steps(t) if t.success]
-    _write_pairs(scenario, mentored, out)
+    solved = [trajectory for trajectory in mentored if trajectory.success]
+    keys = [key for trajectory in solved for key in key_steps(trajectory)]
+    _write_pairs(mentored, out)
     if not (out / "sft" / "training.json").is_file():
         notify("fine-tuning on what was corrected")
-        train_sft([*taught, *(t for t in mentored if t.success)], scenario.toolbox, out / "sft", settings.sft)
+        train_sft([*taught, *solved], scenario.toolbox, out / "sft", settings.sft)
     if not (out / "student" / "policy_gradient.json").is_file():
-        notify("short-horizon RL")
+        notify(f"short-horizon RL from {len(keys):,} verified prefixes")
         if not keys:
             raise ValueError(f"{out}: no correction was validated: there is no prefix to begin from")
         sampler = key_step_sampler(scenario, keys, settings.rewards, settings.policy_gradient)
         train_policy(out / "sft", out / "student", sampler, settings.policy_gradient)
-    solved = sum(t.success for t in mentored)
     report = ScoreReport(
         teacher_steps=(sum(len(t.steps) for t in taught), sum(1 for t in mentored for _ in key_steps(t))),
         mentored=len(mentored),
         corrected=sum(any(key_steps(t)) for t in mentored),
-        solved=solved,
-        hard=len(mentored) - solved,
+        solved=len(solved),
+        hard=len(mentored) - len(solved),
         key_steps=len(keys),
     )
     with whole_file(out / "score.json") as stream:
@@ -185,7 +191,7 @@ def train_score(
     return report
 
 
-def _write_pairs(scenario: Scenario, mentored: Iterable[Trajectory], out: Path) -> None:
+def _write_pairs(mentored: Iterable[Trajectory], out: Path) -> None:
     """The preference pairs, and the tasks that stayed hard."""
     with whole_file(out / "preferences.jsonl") as pairs, whole_file(out / "hard.jsonl") as hard:
         for trajectory in mentored:

@@ -93,7 +93,7 @@ def step_sampler(
     """Groups of single steps, each group at one of the states, which are drawn anew for every optimiser step."""
     envs = [ToolEnv(scenario, families="all") for _ in range(min(settings.groups, len(states)))]
 
-    def sample(policy: LanguageModelPolicy, seed: int) -> list[Group]:
+    def sample(policy: LanguageModelPolicy, seed: int) -> Sequence[Group]:
         chosen = Random(seed).sample(states, len(envs))
         guides = [state.enter(env) for state, env in zip(chosen, envs, strict=True)]
         episodes = [Episode(env, mix(seed, number) >> 1) for env in envs for number in range(settings.group_size)]

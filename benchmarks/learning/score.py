@@ -49,6 +49,7 @@ from toolenv.training.swirl import StepFilter, StepRewards, select_states, step_
 TASKS, COLD_TASKS = 1_000, 300
 COLD_TOKENS, TOKENS = 250_000, 500_000
 RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
+MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
 METRICS = {"success": "success", "valid": "schema_validity", "invented": "hallucination", "tool F1": "tool_f1"}
 
 
@@ -133,7 +134,7 @@ class Seed:
         train_policy(self.student(start), self.student(arm), sampler, settings, on_step=_say(arm))
 
     def measure(self, arm: str, evaluated: int) -> dict[str, Any]:
-        policy = LanguageModelPolicy(self.student(arm))
+        policy = LanguageModelPolicy(self.student(arm), max_new_tokens=MAX_NEW_TOKENS)
         drifted = DriftedPolicy(policy, ResponseDrift(self.scenario.toolbox, seed=self.seed))
         result: dict[str, Any] = {"arm": arm, "seed": self.seed}
         for name, acting in (("plain", policy), ("drifted", drifted)):
