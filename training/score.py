@@ -71,7 +71,10 @@ def key_step_sampler(
         for place, key in enumerate(chosen):
             members = [episodes[_trial(seed, place, number)] for number in range(settings.group_size)]
             groups.append(
-                [sample_of(member, policy, scenario.toolbox, _reward(env, key, member, rewards)) for member in members]
+                [
+                    sample_of(member, policy, scenario.toolbox, episode_reward(env, key, member, rewards))
+                    for member in members
+                ]
             )
         return groups
 
@@ -83,7 +86,8 @@ def _trial(seed: int, place: int, number: int) -> int:
     return mix(seed, place, number) >> 1
 
 
-def _reward(env: ToolEnv, key: KeyStep, episode: Trajectory, rewards: KeyStepRewards) -> float:
+def episode_reward(env: ToolEnv, key: KeyStep, episode: Trajectory, rewards: KeyStepRewards) -> float:
+    """What an episode that went on from before a key step is worth."""
     if episode.success:
         return rewards.solved
     step = episode.steps[len(key.prefix)]
