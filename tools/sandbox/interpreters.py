@@ -59,8 +59,9 @@ class Supervisor:
             first = self._receive()[0]
             if "unavailable" in first:
                 raise SandboxUnavailable(
-                    f"agent-written code can not be contained on this machine: {first['unavailable']}. Another sandbox"
-                    ' is "docker"; `toolenv sandbox doctor` says more'
+                    f"agent-written code can not be contained on this machine: {first['unavailable']}. Other"
+                    ' sandboxes are "docker", and "monty" for a subset of Python (pip install \'toolenv[monty]\');'
+                    " `toolenv sandbox doctor` says more"
                 )
         except BaseException:
             self.close()
