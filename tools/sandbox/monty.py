@@ -83,6 +83,7 @@ class MontyInterpreters:
 
         Raises:
             SandboxLost: it does not start.
+            SandboxUnavailable: this process is a fork of one in which Monty runs already.
         """
         return MontyInterpreter(self._new_session, self.limits)
 
@@ -100,9 +101,10 @@ class MontyInterpreters:
         policy = OSPolicy(datetime=datetime.fromtimestamp(NOON, UTC), sleep="zero", random_start={"seed": 0})
         try:
             with self._lock:
-                if self._pool is None or self._process != os.getpid():  # a fork has no part in its parent's
+                if self._pool is None:
                     self._pool = Monty(max_processes=_MOST_PROCESSES, feed_duration_limit_grace=_GRACE).__enter__()
                     self._process = os.getpid()
+                _require_process(self._process)
             session = self._pool.checkout(script_name=_NAME, limits=limits, os_policy=policy).__enter__()
             session.feed_run(_SHOW, cwd=HOME)
         except (MontyError, OSError, RuntimeError) as error:
@@ -131,7 +133,9 @@ class MontyInterpreter:
         Raises:
             TimedOut, Crashed: the cell took too long, or ended the interpreter, which is of no more use.
             SandboxLost: something else ended it.
+            SandboxUnavailable: this process is a fork of its own.
         """
+        _require_process(self._process)
         self._files.put(cell.files)
         known = dict(self._files.contents)
         if cell.fresh:
@@ -181,6 +185,12 @@ class MontyInterpreter:
 
     def _print(self, _stream: str, text: str) -> None:
         self._output.write(text)
+
+
+def _require_process(number: int) -> None:
+    """Refuse a fork of that process: Monty's threads are not in it, and a call would wait for them for ever."""
+    if number != os.getpid():
+        raise SandboxUnavailable("Monty can not be used in a fork of a process that uses it: spawn one")
 
 
 def _showing(code: str) -> str:
