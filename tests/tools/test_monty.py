@@ -1,4 +1,4 @@
-"""Monty beyond the contract that `test_interpreter` holds: its subset, its limits, and what becomes of its processes."""
+"""Monty beyond the contract that `test_interpreter` holds: its subset, its limits, its processes."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ _SHOW: Final = "def __show__(value):\n    if value is not None: print(repr(value
 _GRACE: Final = 0.5  # seconds after which a process that does not keep its limit of time is killed
 _MOST_PROCESSES: Final = 4_096
 _MOST_CALLS: Final = 2**31  # to the host; their time is limited instead
+_INHERITED: Final[list[MontySession]] = []  # by a fork: to let go of one would end that of the parent
 _PARSING: Final = threading.Lock()  # what is done about warnings holds for the whole process
 
 
@@ -157,6 +158,8 @@ class MontyInterpreter:
     def close(self) -> None:
         if self._process == os.getpid():
             self._session.__exit__(None, None, None)
+        else:
+            _INHERITED.append(self._session)
 
     def _feed(self, session: MontySession, code: str, number: int) -> tuple[str | None, int | None]:
         """Run code as the input of that number, counted from 0, of a session; the exception and its line."""
