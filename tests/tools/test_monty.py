@@ -140,6 +140,14 @@ def test_a_file_runs_with_variables_of_its_own(session):
     assert run(session, "y")["exception"] == "NameError: name 'y' is not defined"
 
 
+@pytest.mark.parametrize("text", ["while True: pass", "a = [0]\nwhile True: a = a + a", "1 / 0", "a = ("])
+def test_a_file_that_fails_does_so_as_a_cell_does(session, text):
+    run(session, "open('kept.txt', 'w').write('kept')")
+    session.call("write_file", {"path": "script.py", "text": text})
+    assert session.call("run_python_file", {"path": "script.py"}).content["exception"]
+    assert run(session, "open('kept.txt').read()") == {"output": "'kept'"}
+
+
 def test_clock_and_chance_are_the_same_on_every_run(sandbox):
     code = (
         "import time, datetime, random, os\ntime.sleep(3)\n"
@@ -232,7 +240,7 @@ def test_memory_is_limited(session):
     run(session, "x = 1")
     assert run(session, "'x' * 10 ** 9")["exception"].startswith("MemoryError: memory limit exceeded")
     assert run(session, "x") == {"output": "1"}
-    said = run(session, "a = 1\nwhile True: a = a << 100_000_000 | 1")["exception"]
+    said = run(session, "a = [0]\nwhile True: a = a + a")["exception"]
     assert "MemoryError" in said or "crashed" in said
     assert run(session, "1 + 1") == {"output": "2"}
 
@@ -249,7 +257,7 @@ def test_one_that_is_killed_from_outside_is_lost_and_the_next_works(sandbox):
 
 def test_one_that_crashes_is_an_observation(session):
     run(session, "x = 1")
-    os.kill(session._world.python._interpreter._session.worker_pid, signal.SIGABRT)
+    os.kill(session._world.python._interpreter._session.worker_pid, signal.SIGTERM)
     assert "crashed" in run(session, "x")["exception"]
     assert "NameError" in run(session, "x")["exception"]
 
@@ -262,6 +270,7 @@ def test_one_that_does_not_start_is_lost(monkeypatch):
     interpreters.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_a_forked_process_is_refused_and_harms_nothing(sandbox):
     session = sandbox.open(IMAGE, TOOLBOX)
     run(session, "x = 1")

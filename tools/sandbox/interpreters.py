@@ -31,7 +31,7 @@ _MOST_EXCEPTION: Final = 4_000  # its message is cut at 500, its name at 100
 
 
 class SandboxUnavailable(OperatorError):
-    """This machine can not enforce what the sandbox promises, so that it does not start."""
+    """What the sandbox promises can not be had here: of the kernel, for want of a package, or in a forked process."""
 
 
 class Supervisor:
