@@ -30,8 +30,18 @@ SECONDS = 0.5
 
 @pytest.fixture(scope="module")
 def sandbox():
-    sandbox = MontySandbox(Limits(seconds=SECONDS))
+    sandbox = MontySandbox()
     yield sandbox
+    sandbox.close()
+
+
+@pytest.fixture
+def hasty():
+    """A session whose cells may take SECONDS."""
+    sandbox = MontySandbox(Limits(seconds=SECONDS))
+    session = sandbox.open(IMAGE, TOOLBOX)
+    yield session
+    session.close()
     sandbox.close()
 
 
@@ -141,11 +151,11 @@ def test_a_file_runs_with_variables_of_its_own(session):
 
 
 @pytest.mark.parametrize("text", ["while True: pass", "a = [0]\nwhile True: a = a + a", "1 / 0", "a = ("])
-def test_a_file_that_fails_does_so_as_a_cell_does(session, text):
-    run(session, "open('kept.txt', 'w').write('kept')")
-    session.call("write_file", {"path": "script.py", "text": text})
-    assert session.call("run_python_file", {"path": "script.py"}).content["exception"]
-    assert run(session, "open('kept.txt').read()") == {"output": "'kept'"}
+def test_a_file_that_fails_does_so_as_a_cell_does(hasty, text):
+    run(hasty, "open('kept.txt', 'w').write('kept')")
+    hasty.call("write_file", {"path": "script.py", "text": text})
+    assert hasty.call("run_python_file", {"path": "script.py"}).content["exception"]
+    assert run(hasty, "open('kept.txt').read()") == {"output": "'kept'"}
 
 
 def test_clock_and_chance_are_the_same_on_every_run(sandbox):
@@ -223,11 +233,11 @@ def test_a_path_that_no_workspace_has_ends_the_interpreter(session):
         "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
     ],
 )
-def test_time_is_limited_whatever_it_is_spent_on(session, code):
+def test_time_is_limited_whatever_it_is_spent_on(hasty, code):
     began = time.monotonic()
-    assert "TimeoutError" in run(session, code)["exception"]
+    assert "TimeoutError" in run(hasty, code)["exception"]
     assert SECONDS <= time.monotonic() - began < SECONDS + 1
-    assert run(session, "1") == {"output": "1"}
+    assert run(hasty, "1") == {"output": "1"}
 
 
 def test_a_timeout_that_code_raises_itself_is_its_exception(session):
