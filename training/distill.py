@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolenv.agents.collect import collect
 from toolenv.agents.filters import FILTERS, filter_dataset
+from toolenv.agents.language_model import LanguageModelPolicy
+from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
@@ -40,6 +42,7 @@ class DistillSettings(BaseModel):
     fault_rate: float = Field(0.2, ge=0, le=1, description="Share of its episodes with a fault; filters drop them.")
     mentored_tasks: int = Field(2_000, ge=10, description="Tasks of the student under a mentor.")
     evaluated: int = Field(300, ge=1, description="Test tasks; half as many of families never seen.")
+    max_new_tokens: int = Field(96, ge=1, description="Of one turn, in evaluation; a turn cut there can not be read.")
     seed: int = Field(0, ge=0)
     sad: SFTSettings = SFTSettings(max_tokens=500_000, epochs=100)
     score: ScoreSettings = ScoreSettings(sft=SFTSettings(max_tokens=700_000, epochs=100))
@@ -113,8 +116,8 @@ class _Path:
             begin = score / "student"
             self._stage("SWiRL", lambda: train_swirl(self.scenario, episodes, begin, student, self.settings.swirl))
         students = {"SAD": sad, "SCoRe, fine-tuned": score / "sft", "SCoRe": score / "student", "SWiRL": student}
-        evaluations = {name: self._evaluation(name, str(folder)) for name, folder in students.items()}
-        evaluations["teacher"] = self._evaluation("teacher", "oracle")
+        evaluations = {name: self._evaluation(name, folder) for name, folder in students.items()}
+        evaluations["teacher"] = self._evaluation("teacher", None)
         return Distillation(evaluations, self.seconds)
 
     def _claim(self) -> None:
@@ -148,8 +151,8 @@ class _Path:
             self._stage("data", make)
         return kept
 
-    def _evaluation(self, name: str, policy: str) -> Evaluation:
-        """On test tasks of families trained on, and half as many of the others, if there are any."""
+    def _evaluation(self, name: str, folder: Path | None) -> Evaluation:
+        """Of a student or the teacher, on test tasks of families trained on, and half as many of the others, if any."""
         parts = []
         for families, n in (("train", self.settings.evaluated), ("unseen", max(1, self.settings.evaluated // 2))):
             if not any(family.split == families for family in self.scenario.families.values()):
@@ -157,6 +160,8 @@ class _Path:
             path = self.out / "evaluations" / f"{name.replace(', ', '-').replace(' ', '-').lower()}-{families}.json"
             if not path.is_file():
                 path.parent.mkdir(exist_ok=True)
+                limit = self.settings.max_new_tokens
+                policy = OraclePolicy() if folder is None else LanguageModelPolicy(folder, max_new_tokens=limit)
                 run = evaluate(self.scenario, policy, n=n, families=families, batch=100)
                 with whole_file(path) as stream:
                     stream.write(run.to_json())

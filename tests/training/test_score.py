@@ -23,7 +23,7 @@ RL = PolicyGradientSettings(steps=1, groups=2, group_size=2, max_new_tokens=8, t
 @pytest.fixture(scope="module")
 def tiny_steps(fresh_model: Path) -> ScoreSettings:
     sft = SFTSettings(model=str(fresh_model), max_tokens=1_500, epochs=50, threads=1)
-    return ScoreSettings(tasks=12, cold_share=0.5, repairs=9, cold=sft, sft=sft, policy_gradient=RL)
+    return ScoreSettings(tasks=8, cold_share=0.5, repairs=9, cold=sft, sft=sft, policy_gradient=RL)
 
 
 class Acts:
@@ -63,7 +63,7 @@ def test_the_stages_leave_what_they_say(crm: Scenario, tiny_steps: ScoreSettings
     told: list[str] = []
     report = train_score(crm, tmp_path, tiny_steps, notify=told.append)
     assert len(told) == 5
-    assert report.mentored == 6
+    assert report.mentored == 4
     assert report.corrected > 0
     assert report.solved + report.hard == report.mentored
     pairs = [json.loads(line) for line in (tmp_path / "preferences.jsonl").read_text().splitlines()]
@@ -86,7 +86,8 @@ def test_the_whole_path_runs_and_resumes(crm: Scenario, tiny_steps: ScoreSetting
     settings = DistillSettings(
         tasks=12,
         mentored_tasks=10,
-        evaluated=4,
+        evaluated=2,
+        max_new_tokens=8,
         sad=tiny_steps.sft,
         score=tiny_steps,
         swirl=SWiRLSettings(policy_gradient=RL),
