@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolenv.agents.decoding import decode
+from toolenv.agents.decoding import Past, decode
 from toolenv.agents.dialects import HermesDialect, ToolenvDialect
 from toolenv.agents.policy import Decision, Episode
 from toolenv.envs.actions import Action, Malformed
@@ -240,6 +240,7 @@ class LanguageModelPolicy:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             rngs=[episode.rng("sampling") for episode in episodes],
+            pasts=[episode.memory["past"] for episode in episodes],
         )
         return [self._decide(episode, *out) for episode, out in zip(episodes, written, strict=True)]
 
@@ -247,7 +248,7 @@ class LanguageModelPolicy:
         """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""
         memory = episode.memory
         if "prompter" not in memory:
-            memory.update(prompter=Prompter(self.style, episode.toolbox, self.tokenizer), ids=[], seen=0)
+            memory.update(prompter=Prompter(self.style, episode.toolbox, self.tokenizer), ids=[], seen=0, past=Past())
         messages, prompter = episode.messages, memory["prompter"]
         if self.style.dialect == HermesDialect.name:
             # Chat templates are only known as a whole, so the conversation is rendered anew.
