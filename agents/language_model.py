@@ -231,7 +231,7 @@ class LanguageModelPolicy:
         self._end = int(self.tokenizer.eos_token_id)
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:
-        contexts = [self._context(episode) for episode in episodes]
+        contexts = [self.context(episode) for episode in episodes]
         limit = self.model.config.max_position_embeddings - self.max_new_tokens
         written = decode(
             self.model,
@@ -244,7 +244,7 @@ class LanguageModelPolicy:
         )
         return [self._decide(episode, *out) for episode, out in zip(episodes, written, strict=True)]
 
-    def _context(self, episode: Episode) -> list[int]:
+    def context(self, episode: Episode) -> list[int]:
         """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""
         memory = episode.memory
         if "prompter" not in memory:
