@@ -12,49 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
+
+from toolenv.agents.decoding_batch import DecodingBatch, Past
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-
-@dataclass(slots=True)
-class Past:
-    """What a model has computed of one episode so far; `decode` reads it and brings it up to date.
-
-    It is never trusted blindly: only the tokens that the next context has in common with it are reused, and only if the
-    weights are the same.
-
-    Attributes:
-        ids: the tokens whose keys and values are here.
-        states: keys and values, (layers, 2, heads, tokens, size of a head), or None before the first turn.
-        weights: what `weights_of` says of the model that computed them.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    states: torch.Tensor | None = None
-    weights: list[float] = field(default_factory=list)
-
-    def common(self, context: Sequence[int], weights: list[float]) -> int:
-        """How many tokens at the start of `context` need not be computed again; its last always is."""
-        if self.weights != weights:
-            return 0
-        most = min(len(self.ids), len(context) - 1)
-        return next((i for i in range(most) if self.ids[i] != context[i]), most)
-
-
-def weights_of(model: PreTrainedModel) -> list[float]:
-    """The sum of each parameter, which tells weights from those before an optimiser's step.
-
-    autograd's version counter would be cheaper, but fused optimisers pass it by.
-    """
-    import torch
-
-    sums = [parameter.detach().sum(dtype=torch.float32) for parameter in model.parameters()]
-    return torch.stack(sums).tolist()
 
 
 def decode(
@@ -84,8 +49,6 @@ def decode(
     Raises:
         ValueError: the temperature is negative, or above 0 without a generator for each context.
     """
-    from toolenv.agents.decoding_batch import DecodingBatch  # imports torch and transformers
-
     if temperature < 0 or (temperature > 0 and (rngs is None or len(rngs) != len(contexts))):
         raise ValueError("sampling takes a temperature above 0 and a generator for each context")
     out: list[tuple[list[int], list[float]]] = [([], []) for _ in contexts]

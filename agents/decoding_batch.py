@@ -2,26 +2,61 @@
 
 All rows end in the same column, padded on the left, in one tensor of states that is allocated once a turn: a new token
 is written into the next column, where a cache that grows would copy everything. What earlier turns computed is copied
-into its place before, and the new tokens alone go through the model. Only `decoding` imports this, when a model acts.
+into its place before, and the new tokens alone go through the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
-
-from toolenv.agents.decoding import Past, weights_of
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 ENCODED_AT_ONCE = 8
 """Rows that are encoded together; they are sorted by how much is new, so that little is padding."""
 
 
-class RoomyCache(Cache):  # type: ignore[misc]  # transformers' own classes are untyped here
-    """Keys and values of a batch, in the form in which transformers' models ask for them.
+@dataclass(slots=True)
+class Past:
+    """What a model has computed of one episode so far; `decode` reads it and brings it up to date.
+
+    It is never trusted blindly: only the tokens that the next context has in common with it are reused, and only if the
+    weights are the same.
+
+    Attributes:
+        ids: the tokens whose keys and values are here.
+        states: keys and values, (layers, 2, heads, tokens, size of a head), or None before the first turn.
+        weights: what `weights_of` says of the model that computed them.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    states: torch.Tensor | None = None
+    weights: list[float] = field(default_factory=list)
+
+    def common(self, context: Sequence[int], weights: list[float]) -> int:
+        """How many tokens at the start of `context` need not be computed again; its last always is."""
+        if self.weights != weights:
+            return 0
+        most = min(len(self.ids), len(context) - 1)
+        return next((i for i in range(most) if self.ids[i] != context[i]), most)
+
+
+def weights_of(model: PreTrainedModel) -> list[float]:
+    """The sum of each parameter, which tells weights from those before an optimiser's step.
+
+    autograd's version counter would be cheaper, but fused optimisers pass it by.
+    """
+    import torch
+
+    sums = [parameter.detach().sum(dtype=torch.float32) for parameter in model.parameters()]
+    return torch.stack(sums).tolist()
+
+
+class RoomyCache:
+    """Keys and values of a batch; it answers what transformers' models ask of a `Cache`.
 
     Attributes:
         states: (layers, 2, B, heads, columns, size of a head); None until its shape is known.
@@ -31,7 +66,6 @@ class RoomyCache(Cache):  # type: ignore[misc]  # transformers' own classes are 
     """
 
     def __init__(self, layers: int, rows: int, columns: int) -> None:
-        super().__init__(layers=[])
         self._layers, self._rows, self._columns = layers, rows, columns
         self.states: torch.Tensor | None = None
         self.rows, self.start = slice(0, rows), 0
@@ -58,6 +92,9 @@ class RoomyCache(Cache):  # type: ignore[misc]  # transformers' own classes are 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.start
 
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.start
+
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return self.start + query_length, 0
 
@@ -77,6 +114,8 @@ class DecodingBatch:
     def __init__(
         self, model: PreTrainedModel, contexts: Sequence[Sequence[int]], pasts: Sequence[Past] | None, room: int
     ) -> None:
+        import torch
+
         self._model, self._contexts, self._pasts = model, contexts, pasts
         self._weights = weights_of(model)
         known = [0] * len(contexts)
@@ -96,6 +135,8 @@ class DecodingBatch:
 
     def encode(self) -> torch.Tensor:
         """Compute what is new of each context; the logits (B, V) of what comes next."""
+        import torch
+
         parts = []
         for first in range(0, len(self.rows), ENCODED_AT_ONCE):
             new = self._new[first : first + ENCODED_AT_ONCE]

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolenv.agents.decoding import Past, decode
+from toolenv.agents.decoding import decode
+from toolenv.agents.decoding_batch import Past
 from toolenv.agents.dialects import HermesDialect, ToolenvDialect
 from toolenv.agents.policy import Decision, Episode
 from toolenv.envs.actions import Action, Malformed

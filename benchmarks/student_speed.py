@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from toolenv.agents.decoding import Past, decode
+from toolenv.agents.decoding import decode
+from toolenv.agents.decoding_batch import Past
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.policy import Decision, Episode
 from toolenv.agents.rollout import Attempt, rollout

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from toolenv.agents.decoding import Past, choose, decode, weights_of
+from toolenv.agents.decoding import choose, decode
+from toolenv.agents.decoding_batch import Past, weights_of
 
 END = 7
 
