@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerBase
 
 from toolenv.agents.decoding import choose, decode
 from toolenv.agents.decoding_batch import Past, weights_of
@@ -159,3 +159,22 @@ def test_a_past_of_other_weights_is_not_used(model: LlamaForCausalLM, contexts: 
     learning(torch.tensor([context]), labels=torch.tensor([context])).loss.backward()
     optimizer.step()
     assert past.common([*context, 1], weights_of(learning)) == 0
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_models_that_share_heads_or_look_back_a_window_only_go_on_too(window: int | None) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(vocab_size=64, num_hidden_layers=2, initializer_range=0.5, sliding_window=window, **sizes)
+    model = MistralForCausalLM(config).eval()
+    contexts = [[5, 6, 11, 20], [5, 30, 31, 32, 33, 34, 9, 12, 13, 14, 15], [40] * 5]
+    pasts = [Past() for _ in contexts]
+    longer = second_turn(contexts, decode(model, contexts, end=END, max_new_tokens=8, pasts=pasts))
+    assert all(past.common(ids, weights_of(model)) > 8 for past, ids in zip(pasts, longer, strict=True))
+    for context, (ids, logprobs) in zip(
+        longer, decode(model, longer, end=END, max_new_tokens=8, pasts=pasts), strict=True
+    ):
+        plain = plain_logits(model, context, ids)
+        assert plain.argmax(-1).tolist() == ids
+        expected = plain.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-4, rtol=0)
