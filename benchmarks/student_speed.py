@@ -2,13 +2,14 @@
 
     python benchmarks/student_speed.py [MODEL] [--json] [-n 64] [--batch 32] [--repeats 3]
 
-The bare loop is the floor: the first contexts of a batch of episodes, continued by 32 tokens each with transformers'
-own cache and an argmax, nothing around it. `decode` does the same work with log-probabilities and kept states. Then `n`
-episodes of `crm` run to their end, environment included, with what was computed kept between turns, and without. All
-run in turn on one thread; figures are medians over repeats in CPU seconds, since cores are often shared.
+The bare loop is the floor: a batch of contexts as they come up in episodes, continued by 32 tokens each with
+transformers' own cache and an argmax, nothing around it. `decode` does the same work with log-probabilities and kept
+states. Then `n` episodes of `crm` run to their end, environment included, with what was computed kept between turns,
+and without. All run in turn on one thread; figures are medians over repeats in CPU seconds, since cores are often
+shared.
 
-MODEL is a student's folder. A trained one is worth naming: the base model, which is the default, writes on to the limit
-of a turn more often than not, and a single row that goes on costs nearly as much as several.
+MODEL is a student's folder, the base model if left out. A trained one is worth naming: one that does not end its turns
+writes on to their limit, and a single row that goes on costs nearly as much as several.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from toolenv.agents.decoding_batch import Past
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.policy import Decision, Episode
 from toolenv.agents.rollout import Attempt, rollout
-from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.splits import FIRST_TEST_SEED
 from toolenv.training.base_models import base_model_path
@@ -47,15 +47,15 @@ class Forgetful(LanguageModelPolicy):
         return super().act(episodes)
 
 
-def first_contexts(policy: LanguageModelPolicy, scenario: Scenario, batch: int) -> list[list[int]]:
-    """The ids that the student sees first in each of `batch` episodes."""
-    contexts = []
-    for seed in range(batch):
-        env = ToolEnv(scenario)
-        env.reset(seed=FIRST_TEST_SEED + seed)
-        contexts.append(policy.context(Episode(env)))
-        env.close()
-    return contexts
+def contexts_of_turns(policy: LanguageModelPolicy, scenario: Scenario, batch: int) -> list[list[int]]:
+    """What the student is shown before `batch` turns of its episodes, evenly taken from all that they have."""
+    seen: list[list[int]] = []
+    context = policy.context
+    policy.context = lambda episode: seen.append(context(episode)) or seen[-1]
+    rolled_out(policy, scenario, batch, batch)
+    policy.context = context
+    seen.sort(key=len)
+    return [seen[i * len(seen) // batch] for i in range(batch)]
 
 
 def bare_loop(policy: LanguageModelPolicy, contexts: list[list[int]]) -> int:
@@ -96,7 +96,7 @@ def rolled_out(policy: LanguageModelPolicy, scenario: Scenario, n: int, batch: i
 def measure(model: str, n: int, batch: int, repeats: int) -> dict[str, float]:
     """Medians of tokens a CPU second."""
     scenario, policy, forgetful = load_scenario("crm"), LanguageModelPolicy(model), Forgetful(model)
-    contexts = first_contexts(policy, scenario, batch)
+    contexts = contexts_of_turns(policy, scenario, batch)
     timed: dict[str, Callable[[], int]] = {
         "bare loop": lambda: bare_loop(policy, contexts),
         "decode": lambda: decoded(policy, contexts),
