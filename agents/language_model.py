@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolenv.agents.decoding import decode
+from toolenv.agents.decoding_batch import Past
 from toolenv.agents.dialects import HermesDialect, ToolenvDialect
 from toolenv.agents.policy import Decision, Episode
 from toolenv.envs.actions import Action, Malformed
@@ -231,7 +232,7 @@ class LanguageModelPolicy:
         self._end = int(self.tokenizer.eos_token_id)
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:
-        contexts = [self._context(episode) for episode in episodes]
+        contexts = [self.context(episode) for episode in episodes]
         limit = self.model.config.max_position_embeddings - self.max_new_tokens
         written = decode(
             self.model,
@@ -240,14 +241,15 @@ class LanguageModelPolicy:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             rngs=[episode.rng("sampling") for episode in episodes],
+            pasts=[episode.memory["past"] for episode in episodes],
         )
         return [self._decide(episode, *out) for episode, out in zip(episodes, written, strict=True)]
 
-    def _context(self, episode: Episode) -> list[int]:
+    def context(self, episode: Episode) -> list[int]:
         """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""
         memory = episode.memory
         if "prompter" not in memory:
-            memory.update(prompter=Prompter(self.style, episode.toolbox, self.tokenizer), ids=[], seen=0)
+            memory.update(prompter=Prompter(self.style, episode.toolbox, self.tokenizer), ids=[], seen=0, past=Past())
         messages, prompter = episode.messages, memory["prompter"]
         if self.style.dialect == HermesDialect.name:
             # Chat templates are only known as a whole, so the conversation is rendered anew.

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from toolenv.agents.language_model import PromptStyle
 from toolenv.training.documents import COPY_KINDS, Document, documents
+from toolenv.training.growth import grow
 from toolenv.training.tokenizer import (
     ANSWER,
     ASSISTANT,
@@ -61,7 +62,11 @@ _DOMAIN_WEIGHT: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Sizes of a base model, and the tokens that its default build sees."""
+    """Sizes of a base model, and the tokens that its default build sees.
+
+    Attributes:
+        grown_from: the base model that it begins as, widened and deepened (``growth.py``); None begins anew.
+    """
 
     hidden: int
     layers: int
@@ -69,11 +74,14 @@ class Architecture:
     intermediate: int
     tokens: int
     peak_lr: float
+    grown_from: str | None = None
 
 
 ARCHITECTURES: Final = {
     "tiny": Architecture(hidden=192, layers=4, heads=4, intermediate=416, tokens=14_000_000, peak_lr=2.5e-3),
-    "small": Architecture(hidden=512, layers=6, heads=8, intermediate=1280, tokens=60_000_000, peak_lr=1.2e-3),
+    "small": Architecture(
+        hidden=576, layers=5, heads=12, intermediate=1248, tokens=2_000_000, peak_lr=5e-4, grown_from="tiny"
+    ),
 }
 
 
@@ -144,7 +152,8 @@ def new_tokenizer(vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizer
 
 
 def new_model(name: str, seed: int, vocabulary_size: int = VOCABULARY_SIZE) -> LlamaForCausalLM:
-    """A base model before training, float32; its attention starts as in ``start_as_copier``.
+    """A base model before training, float32: one that grew from another computes what that does; the attention of
+    any other starts as in ``start_as_copier``.
 
     Raises:
         KeyError: no base model has this name.
@@ -153,6 +162,9 @@ def new_model(name: str, seed: int, vocabulary_size: int = VOCABULARY_SIZE) -> L
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = ARCHITECTURES[_short(name)]
+    if sizes.grown_from is not None:
+        smaller, _ = load(sizes.grown_from)
+        return grow(smaller, factor=sizes.hidden // smaller.config.hidden_size, layers=sizes.layers, seed=seed)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -235,6 +247,7 @@ class Settings:
         batch_tokens: tokens a batch, pads counted. warmup_tokens: tokens of linear warm-up.
         checkpoint_seconds, evaluate_steps: how often.
         device: where torch computes. bfloat16: products in bfloat16, weights and sums in float32; half as fast again.
+        continued: the weights are trained already, so the documents are those of the end of the schedule throughout.
     """
 
     tokens: int
@@ -247,6 +260,7 @@ class Settings:
     evaluate_steps: int = 150
     device: str = "cpu"
     bfloat16: bool = True
+    continued: bool = False
 
 
 def build(
@@ -284,6 +298,7 @@ def build(
     import torch
 
     sizes = ARCHITECTURES[_short(name)]
+    more = {"continued": sizes.grown_from is not None, **more}
     settings = Settings(tokens or sizes.tokens, seed, threads, deadline, device=device, **more)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -333,7 +348,7 @@ class _Row:
 def _chunk(tokenizer: PreTrainedTokenizerFast, settings: Settings, number: int, fraction: float) -> list[list[_Row]]:
     """Chunk `number` of the stream as batches of rows of like length, in random order."""
     rng = Random(f"{settings.seed}/{number}")
-    drills, induction = _mixture(fraction)
+    drills, induction = _mixture(1.0 if settings.continued else fraction)
     texts = [document.text for document in itertools.islice(documents(rng.getrandbits(62), drills=drills), 512)]
     rows = [weighted_row(tokenizer, ids) for ids in tokenizer(texts)["input_ids"]]
     rows += [_repeating_row(rng, len(tokenizer)) for _ in range(round(512 * induction / (1 - induction)))]
@@ -604,6 +619,9 @@ def _count(
 
 def _card(short: str, sizes: Architecture, settings: Settings, progress: Progress) -> str:
     last = progress.log[-1]
+    start = "some heads are set to repeat what followed the same tokens before (`start_as_copier`); the rest is random."
+    if sizes.grown_from is not None:
+        start = f"`toolenv-{sizes.grown_from}`, widened and deepened with the same logits (`toolenv.training.growth`)."
     shares = "\n".join(f"| {name} | {last[name]} | {count} |" for name, count in last["n"].items())
     return f"""---
 license: apache-2.0
@@ -611,12 +629,13 @@ library_name: transformers
 ---
 # toolenv-{short}
 
-A base model for tool use, made from nothing by `toolenv.training.base_models`. It continues documents in the toolenv
-dialect: it reads a tool list, matches a request, copies values. It knows no world and is no assistant.
+A base model for tool use, made by `toolenv.training.base_models` from generated documents alone. It continues
+documents in the toolenv dialect: it reads a tool list, matches a request, copies values. It knows no world and is no
+assistant.
 
 - Architecture: Llama, hidden {sizes.hidden}, {sizes.layers} layers, {sizes.heads} heads,
   intermediate {sizes.intermediate}, tied embeddings, context {CONTEXT_LENGTH}; stored in float16.
-- Start: some heads are set to repeat what followed the same tokens before (`start_as_copier`); the rest is random.
+- Start: {start}
 - Data: generated documents (`toolenv.training.documents`), seed {settings.seed}; no shipped tool occurs in them.
 - Recipe: AdamW, peak learning rate {sizes.peak_lr}, cosine to a twentieth, {settings.batch_tokens} tokens a batch,
   clip 1.0; assistant tokens weigh 1, others {OTHER_WEIGHT}.

@@ -184,6 +184,20 @@ def test_a_build_saves_a_model_that_loads(tmp_path: Path) -> None:
     assert f"| copy_alias | {last['copy_alias']} |" in (tmp_path / "README.md").read_text()
 
 
+def test_a_build_that_grows_begins_with_what_the_smaller_model_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = base_models.Architecture(192, 5, 4, 416, tokens=1500, peak_lr=1e-4, grown_from="tiny")
+    monkeypatch.setitem(base_models.ARCHITECTURES, "small", sizes)
+    drawn: list[float] = []
+    mixture = base_models._mixture
+    monkeypatch.setattr(base_models, "_mixture", lambda fraction: drawn.append(fraction) or mixture(fraction))
+    last = build("small", tmp_path, threads=1)
+    assert last["loss"] < 0.15  # from random weights: above 7
+    assert drawn == [1.0]  # no drills from the start of the schedule
+    assert "`toolenv-tiny`, widened and deepened" in (tmp_path / "README.md").read_text()
+
+
 def test_a_plot_is_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     entry = {"tokens": 10, "loss": 1.0, "copy_alias": 0.5, "copy_digits": 0.4, "copy_name": None, "call_exact": 0.1}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerBase
 
 from toolenv.agents.decoding import choose, decode
+from toolenv.agents.decoding_batch import Past, weights_of
 
 END = 7
 
@@ -95,3 +97,84 @@ def test_the_model_is_left_in_the_mode_it_was_in(model: LlamaForCausalLM, contex
     decode(model, contexts, end=END, max_new_tokens=2)
     assert model.training
     model.eval()
+
+
+# What is kept between turns. The second turn of each row goes on from what the first one left.
+
+
+def second_turn(contexts: list[list[int]], out: list[tuple[list[int], list[float]]]) -> list[list[int]]:
+    return [
+        [*context, *ids, 8, 9, 10 + i][: -i or None]
+        for i, (context, (ids, _)) in enumerate(zip(contexts, out, strict=True))
+    ]
+
+
+def test_a_turn_that_goes_on_decodes_what_a_fresh_one_would(model: LlamaForCausalLM, contexts: list[list[int]]) -> None:
+    pasts = [Past() for _ in contexts]
+    longer = second_turn(contexts, decode(model, contexts, end=END, max_new_tokens=8, pasts=pasts))
+    fresh = decode(model, longer, end=END, max_new_tokens=8)
+    going_on = decode(model, longer, end=END, max_new_tokens=8, pasts=pasts)
+    for context, (ids, logprobs), (expected, _), past in zip(longer, going_on, fresh, pasts, strict=True):
+        assert ids == expected
+        assert past.ids == [*context, *ids[:-1]]
+        assert past.states is not None
+        assert past.states.shape[-2] == len(past.ids)
+        plain = plain_logits(model, context, ids).log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(logprobs), plain, atol=1e-4, rtol=0)
+
+
+def test_only_what_is_new_is_computed(
+    model: LlamaForCausalLM, contexts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pasts = [Past() for _ in contexts]
+    longer = second_turn(contexts, decode(model, contexts, end=END, max_new_tokens=8, pasts=pasts))
+    seen: list[int] = []
+    forward = model.model.forward
+
+    def counting(input_ids: torch.Tensor, **more: object) -> object:
+        seen.append(input_ids.shape[1])
+        return forward(input_ids, **more)
+
+    monkeypatch.setattr(model.model, "forward", counting)
+    decode(model, longer, end=END, max_new_tokens=1, pasts=pasts)
+    assert seen == [4]  # the last sampled token, and the three that were added
+
+
+def test_a_past_is_reused_only_as_far_as_it_holds(model: LlamaForCausalLM, contexts: list[list[int]]) -> None:
+    past = Past()
+    context = contexts[1]
+    ((ids, _),) = decode(model, [context], end=END, max_new_tokens=8, pasts=[past])
+    forked = [[*context, *ids, 9], [*context, *ids[:3], 11, 12, 13], context[:4], context[1:]]
+    assert [past.common(other, weights_of(model)) for other in forked] == [len(context) + 7, len(context) + 3, 3, 0]
+    shared = decode(model, forked, end=END, max_new_tokens=8, pasts=[past] * len(forked))
+    assert [ids for ids, _ in shared] == [ids for ids, _ in decode(model, forked, end=END, max_new_tokens=8)]
+
+
+def test_a_past_of_other_weights_is_not_used(model: LlamaForCausalLM, contexts: list[list[int]]) -> None:
+    learning = copy.deepcopy(model)
+    past, context = Past(), contexts[1]
+    decode(learning, [context], end=END, max_new_tokens=8, pasts=[past])
+    assert past.common([*context, 1], weights_of(model)) == len(context)
+    optimizer = torch.optim.AdamW(learning.parameters(), lr=1e-4, fused=True)
+    learning(torch.tensor([context]), labels=torch.tensor([context])).loss.backward()
+    optimizer.step()
+    assert past.common([*context, 1], weights_of(learning)) == 0
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_models_that_share_heads_or_look_back_a_window_only_go_on_too(window: int | None) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(vocab_size=64, num_hidden_layers=2, initializer_range=0.5, sliding_window=window, **sizes)
+    model = MistralForCausalLM(config).eval()
+    contexts = [[5, 6, 11, 20], [5, 30, 31, 32, 33, 34, 9, 12, 13, 14, 15], [40] * 5]
+    pasts = [Past() for _ in contexts]
+    longer = second_turn(contexts, decode(model, contexts, end=END, max_new_tokens=8, pasts=pasts))
+    assert all(past.common(ids, weights_of(model)) > 8 for past, ids in zip(pasts, longer, strict=True))
+    for context, (ids, logprobs) in zip(
+        longer, decode(model, longer, end=END, max_new_tokens=8, pasts=pasts), strict=True
+    ):
+        plain = plain_logits(model, context, ids)
+        assert plain.argmax(-1).tolist() == ids
+        expected = plain.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-4, rtol=0)

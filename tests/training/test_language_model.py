@@ -10,7 +10,7 @@ import torch
 
 from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Prompter, PromptStyle, Student
 from toolenv.agents.rollout import Attempt, rollout
-from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.trajectory import Trajectory, messages_of_step
 from toolenv.envs.actions import Answer, Call, Malformed
 from toolenv.scenarios.loading import Scenario
 
@@ -25,20 +25,37 @@ def episodes(crm: Scenario, policy: LanguageModelPolicy) -> list[Trajectory]:
     return list(rollout(crm, policy, [Attempt(seed) for seed in range(6)], batch=6, max_steps=3))
 
 
-def test_log_probabilities_are_those_of_a_plain_forward_pass(
-    crm: Scenario, policy: LanguageModelPolicy, episodes: list[Trajectory]
+def ids_and_scores(policy: LanguageModelPolicy, crm: Scenario, trajectory: Trajectory) -> tuple[list[int], list[float]]:
+    """The episode's ids as they were recorded, the others' text encoded; the scores of the sampled ones, else 0."""
+    prompter = Prompter(policy.style, crm.toolbox)
+    others, ids, scores = trajectory.messages[:2], list[int](), list[float]()
+    for number, step in enumerate(trajectory.steps, 1):
+        ids += policy.tokenizer(prompter.context(others))["input_ids"]
+        scores += [0.0] * (len(ids) - len(scores))
+        ids += step.token_ids or ()
+        scores += step.logprobs or ()
+        own, *others = messages_of_step(step, number)
+        prompter.messages([own])
+    return ids, scores
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_log_probabilities_are_those_of_a_plain_forward_pass_over_the_whole_episode(
+    crm: Scenario, fresh_model: Path, batch: int, temperature: float
 ) -> None:
+    policy = LanguageModelPolicy(fresh_model, max_new_tokens=12, temperature=temperature)
+    episodes = list(rollout(crm, policy, [Attempt(seed) for seed in range(4)], batch=batch, max_steps=3))
+    assert max(len(trajectory.steps) for trajectory in episodes) == 3
     for trajectory in episodes:
-        context = policy.tokenizer(Prompter(policy.style, crm.toolbox).context(trajectory.messages[:2]))["input_ids"]
-        step = trajectory.steps[0]
-        assert step.token_ids is not None
-        assert step.logprobs is not None
-        ids = torch.tensor([context + list(step.token_ids)])
+        ids, scores = ids_and_scores(policy, crm, trajectory)
         with torch.inference_mode():
-            plain = policy.model(ids).logits[0, len(context) - 1 : -1].log_softmax(-1)
-        expected = plain.gather(1, torch.tensor(step.token_ids)[:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(step.logprobs), expected, atol=2e-4, rtol=2e-4)
-        assert plain.argmax(-1).tolist() == list(step.token_ids)
+            plain = policy.model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        expected = plain.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        own = torch.tensor(scores[1:]) != 0
+        assert own.sum() == sum(len(step.token_ids or ()) for step in trajectory.steps)
+        torch.testing.assert_close(torch.tensor(scores[1:])[own], expected[own], atol=1e-4, rtol=0)
+        assert (plain.argmax(-1)[own].tolist() == torch.tensor(ids[1:])[own].tolist()) == (temperature == 0.0)
 
 
 def test_text_is_the_decoding_of_the_ids(policy: LanguageModelPolicy, episodes: list[Trajectory]) -> None:
