@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from toolenv.agents.collect import collect
+from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario, load_scenario
@@ -37,6 +38,7 @@ from toolenv.training.sft import SFTSettings, train_sft
 SCENARIO = "crm"
 BUDGETS = {250: 200_000, 1_000: 300_000, 4_000: 400_000}  # tokens, by trajectories
 TEACHER_TRAJECTORIES, TEACHER_TOKENS = 12_000, 1_200_000
+LONGEST_TURN = 80  # tokens; the oracle's longest has 52
 FIRST_TEACHER_SEED = 400_000  # no student's trajectory is among the teacher's
 SPAN = {"reduction": "span"}
 EASY_FIRST: dict[str, Any] = {"curriculum": {}}
@@ -148,7 +150,7 @@ def perform(run: Run, scenario: Scenario, output: Path, scale: float, evaluated:
         trained = train_sft(data, scenario.toolbox, scratch, settings)
         evaluation = evaluate(
             scenario,
-            scratch,
+            LanguageModelPolicy(scratch, max_new_tokens=LONGEST_TURN, name=run.name),
             seed_start=FIRST_TEST_SEED + run.seed * evaluated,
             n=evaluated,
             batch=100,
