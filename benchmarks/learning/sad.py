@@ -177,7 +177,7 @@ def with_interval(values: Sequence[float], digits: int = 3) -> str:
     """Mean and 95% interval of Student's t over seeds."""
     mean = statistics.fmean(values)
     if len(values) < 2:
-        return f"{mean:+.{digits}f}"
+        return f"{mean:.{digits}f}"
     half = T_975[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}]"
 

@@ -6,18 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from trl import SFTTrainer
+from typer.testing import CliRunner
 
 from toolenv.agents.dialects import SpanKind
 from toolenv.agents.language_model import LanguageModelPolicy, ModelError, PromptStyle
 from toolenv.agents.records import write_jsonl
 from toolenv.agents.trajectory import Trajectory
+from toolenv.cli import app
 from toolenv.scenarios.loading import Scenario
+from toolenv.training import sft
 from toolenv.training.curriculum import Curriculum
 from toolenv.training.examples import Example, encode
 from toolenv.training.losses import SpanLoss, entropy
@@ -189,6 +193,42 @@ def test_accumulated_batches_are_one_batch(
     assert summaries[0]["steps"] == summaries[1]["steps"] == 4
     for (_, first), (_, second) in zip(summaries[0]["losses"], summaries[1]["losses"], strict=True):
         assert first == pytest.approx(second, rel=1e-3)
+
+
+def test_the_command_passes_its_options_on(
+    solved: list[Trajectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[SFTSettings] = []
+
+    def train(
+        trajectories: Iterable[Trajectory], toolbox: object, out: Path, settings: SFTSettings, **_: object
+    ) -> dict:
+        assert len(list(trajectories)) == len(solved)
+        trained.append(settings)
+        return {"parameters": 1, "tokens": 1, "seconds": 1, "tokens_per_second": 1, "first_loss": 1, "last_loss": 1}
+
+    monkeypatch.setattr(sft, "train_sft", train)
+    write_jsonl(solved, tmp_path / "data.jsonl")
+    for words in (
+        "sft",
+        "sad",
+        "sad --reason-weight 0.5 --act-weight 3 --observe-weight 0.1 --reduction token --teacher there --kl-weight 0.25 "
+        "--curriculum --alpha 2 --beta 3 --gamma 4 --pace-start 0.1 --pace-end 0.9 --seed 7 --lora-rank 4",
+    ):
+        command, *options = words.split()
+        line = ["train", command, str(tmp_path / "data.jsonl"), "--scenario", "crm", "-o", str(tmp_path), *options]
+        result = CliRunner().invoke(app, line, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert trained == [
+        SFTSettings(),
+        SFTSettings(loss=SpanLoss(reduction=Reduction.SPAN)),
+        SFTSettings(
+            loss=SpanLoss(reason_weight=0.5, act_weight=3, observe_weight=0.1, teacher="there", kl_weight=0.25),
+            curriculum=Curriculum(alpha=2, beta=3, gamma=4, start=0.1, end=0.9),
+            lora=LoraSettings(rank=4, alpha=8),
+            seed=7,
+        ),
+    ]
 
 
 @pytest.mark.slow
