@@ -213,7 +213,8 @@ def test_the_command_passes_its_options_on(
         "sft",
         "sad",
         "sad --reason-weight 0.5 --act-weight 3 --observe-weight 0.1 --reduction token --teacher there "
-        "--kl-weight 0.25 --curriculum --alpha 2 --beta 3 --gamma 4 --pace-start 0.1 --pace-end 0.9 --seed 7 --lora-rank 4",
+        "--kl-weight 0.25 --curriculum --alpha 2 --beta 3 --gamma 4 --pace-start 0.1 --pace-end 0.9 --seed 7 "
+        "--lora-rank 4",
     ):
         command, *options = words.split()
         line = ["train", command, str(tmp_path / "data.jsonl"), "--scenario", "crm", "-o", str(tmp_path), *options]
