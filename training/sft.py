@@ -241,7 +241,7 @@ def make_trainer(
                 on_step(state.global_step, state.max_steps, logs["loss"])
 
     config = SFTConfig(
-        output_dir=str(out / "checkpoints"),
+        output_dir=str(out),
         num_train_epochs=1,
         per_device_train_batch_size=1,  # a row is a whole batch
         gradient_accumulation_steps=settings.accumulation,

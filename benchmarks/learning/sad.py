@@ -20,13 +20,14 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from toolenv.agents.collect import collect
+from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario, load_scenario
@@ -37,6 +38,7 @@ from toolenv.training.sft import SFTSettings, train_sft
 SCENARIO = "crm"
 BUDGETS = {250: 200_000, 1_000: 300_000, 4_000: 400_000}  # tokens, by trajectories
 TEACHER_TRAJECTORIES, TEACHER_TOKENS = 12_000, 1_200_000
+LONGEST_TURN = 80  # tokens; the oracle's longest has 52
 FIRST_TEACHER_SEED = 400_000  # no student's trajectory is among the teacher's
 SPAN = {"reduction": "span"}
 EASY_FIRST: dict[str, Any] = {"curriculum": {}}
@@ -47,18 +49,22 @@ class Arm:
     """Settings by which an arm differs from plain fine-tuning.
 
     Attributes:
+        taught: has the local teacher.
+        silent: its trajectories have no reasoning at all, while action-only reads it and is not trained on it.
         core: these are run first.
     """
 
     loss: dict[str, Any] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
     taught: bool = False
+    silent: bool = False
     core: bool = False
 
 
 ARMS = {
     "flat": Arm(core=True),
     "action-only": Arm({"reason_weight": 0.0}, core=True),
+    "no reasoning": Arm(silent=True, core=True),
     "span 1:1": Arm(SPAN, core=True),
     "token 1:3": Arm({"act_weight": 3.0}, core=True),
     "token 3:1": Arm({"reason_weight": 3.0}, core=True),
@@ -103,29 +109,48 @@ def solved(scenario: Scenario, folder: Path, first_seed: int, count: int) -> Ite
     return islice((trajectory for trajectory in read_trajectories(folder) if trajectory.success), count)
 
 
-def teacher(scenario: Scenario, output: Path) -> Path:
+def without_reasoning(trajectory: Trajectory) -> Trajectory:
+    """The same deeds, each without a thought before it."""
+    steps = (replace(step, action={**step.action, "reasoning": ""}) for step in trajectory.steps)
+    return replace(trajectory, steps=tuple(steps))
+
+
+def teacher(scenario: Scenario, output: Path, scale: float) -> Path:
     """The folder of the local teacher; trained if it is not there."""
     folder = output / "teacher"
     if not (folder / "training.json").is_file():
         data = solved(scenario, output / "data-teacher", FIRST_TEACHER_SEED, TEACHER_TRAJECTORIES)
-        train_sft(data, scenario.toolbox, folder, SFTSettings(max_tokens=TEACHER_TOKENS, epochs=100, threads=1))
+        train_sft(
+            data, scenario.toolbox, folder, SFTSettings(max_tokens=round(scale * TEACHER_TOKENS), epochs=100, threads=1)
+        )
     return folder
 
 
-def perform(run: Run, scenario: Scenario, output: Path, budget: int, evaluated: int) -> dict[str, Any]:
+def perform(run: Run, scenario: Scenario, output: Path, scale: float, evaluated: int) -> dict[str, Any]:
     """Train a student and measure it; its weights are not kept."""
     arm = ARMS[run.arm]
-    loss = {**arm.loss, "teacher": str(teacher(scenario, output))} if arm.taught else arm.loss
+    loss = {**arm.loss, "teacher": str(teacher(scenario, output, scale))} if arm.taught else arm.loss
     settings = SFTSettings.model_validate(
-        {"max_tokens": budget, "epochs": 1_000, "seed": run.seed, "threads": 1, "loss": loss, **arm.more}
+        {
+            "max_tokens": round(scale * BUDGETS[run.size]),
+            "epochs": 1_000,
+            "seed": run.seed,
+            "threads": 1,
+            "loss": loss,
+            **arm.more,
+        }
     )
     most = max(BUDGETS)
-    data = solved(scenario, output / f"data-{run.seed}", run.seed * 2 * most, most)
+    data: Iterable[Trajectory] = islice(
+        solved(scenario, output / f"data-{run.seed}", run.seed * 2 * most, most), run.size
+    )
+    if arm.silent:
+        data = map(without_reasoning, data)
     with tempfile.TemporaryDirectory() as scratch:
-        trained = train_sft(islice(data, run.size), scenario.toolbox, scratch, settings)
+        trained = train_sft(data, scenario.toolbox, scratch, settings)
         evaluation = evaluate(
             scenario,
-            scratch,
+            LanguageModelPolicy(scratch, max_new_tokens=LONGEST_TURN, name=run.name),
             seed_start=FIRST_TEST_SEED + run.seed * evaluated,
             n=evaluated,
             batch=100,
@@ -152,7 +177,7 @@ def with_interval(values: Sequence[float], digits: int = 3) -> str:
     """Mean and 95% interval of Student's t over seeds."""
     mean = statistics.fmean(values)
     if len(values) < 2:
-        return f"{mean:+.{digits}f}"
+        return f"{mean:.{digits}f}"
     half = T_975[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}]"
 
@@ -215,7 +240,7 @@ def main() -> None:
         if path.is_file():
             continue
         began = time.perf_counter()
-        result = perform(run, scenario, options.output, round(BUDGETS[run.size] * options.scale), options.evaluated)
+        result = perform(run, scenario, options.output, options.scale, options.evaluated)
         with whole_file(path) as stream:
             stream.write(json.dumps(result).encode())
         success = result["scores"]["success"]
