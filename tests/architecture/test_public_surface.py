@@ -15,6 +15,7 @@ COMMANDS = {
     "audit",
     "base-model build",
     "demo",
+    "distill",
     "evaluate",
     "export",
     "filter",
@@ -25,6 +26,8 @@ COMMANDS = {
     "sandbox gc",
     "sandbox list",
     "train sad",
+    "train score",
+    "train swirl",
     "train sft",
 }
 
