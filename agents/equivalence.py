@@ -20,7 +20,7 @@ after such a write are wrong here although the grader would accept the end.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 
@@ -73,6 +73,7 @@ class Judgement:
         regret: steps that it costs beyond the shortest way; None if it is wrong.
         why: one sentence, for people.
         solvable: whether the task could still be solved before it.
+        overlap: whether several tools would have done as the next step.
         after: the guide of the state that it leads to.
     """
 
@@ -81,6 +82,7 @@ class Judgement:
     why: str
     solvable: bool
     after: Guide
+    overlap: bool = False
 
 
 class Guide:
@@ -144,7 +146,10 @@ class Guide:
         Raises:
             SandboxLost: the world could not be copied, or was lost.
         """
-        action = parse_action(candidate)
+        judgement = self._judge(env, parse_action(candidate))
+        return replace(judgement, overlap=len({option.name for _, _, option, _ in self._due()}) > 1)
+
+    def _judge(self, env: ToolEnv, action: Action) -> Judgement:
         if isinstance(action, Answer):
             return self._judge_answer(env, action)
         if not isinstance(action, Call):

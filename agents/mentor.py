@@ -5,7 +5,8 @@ step is taken in its place, and the student goes on from the corrected prefix; s
 and no repair starts from a world that the error has changed. After `repairs` corrections the student is left alone.
 
 A corrected step carries the labels `corrected` (what was wrong), `rejected` and `rejected_action` (what the student
-wrote, and what that meant); all steps of the student carry the `label` of `Label`.
+wrote, and what that meant). Steps of the student carry their `label` (`Label`), their `regret` in steps unless they are
+wrong, and `overlap` where several tools would have done.
 From the records come trajectories to fine-tune on, preference pairs and the prefixes for short-horizon RL: see
 `key_steps`.
 """
@@ -38,7 +39,7 @@ class MentoredPolicy:
 
     def __init__(self, student: Policy, *, repairs: int = DEFAULT_REPAIRS) -> None:
         self.student, self.repairs = student, repairs
-        self.name = f"{student.name}+mentor:{repairs}"
+        self.name = f"{student.name}+mentor:{repairs}" if repairs else student.name
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:
         views = [_view(episode) for episode in episodes]
@@ -52,7 +53,7 @@ class MentoredPolicy:
         guide: Guide = memory["guide"]
         judgement = guide.judge(episode.env, decision.action)
         memory["guide"] = judgement.after
-        labels: dict[str, Json] = {**decision.labels, "label": judgement.label.value}
+        labels = decision.labels | judged(judgement)
         if judgement.label.right or memory["repairs"] >= self.repairs:
             return replace(decision, labels=labels)
         planned = guide.advise(episode.env, episode.rng("mentor"))
@@ -64,6 +65,14 @@ class MentoredPolicy:
         action = to_action(planned)
         memory["guide"] = guide.judge(episode.env, action).after
         return Decision(action, labels=_correction(judgement, decision))
+
+
+def judged(judgement: Judgement) -> dict[str, Json]:
+    """A judgement as labels of a step."""
+    labels: dict[str, Json] = {"label": judgement.label.value}
+    if judgement.regret is not None:
+        labels["regret"] = judgement.regret
+    return labels | ({"overlap": True} if judgement.overlap else {})
 
 
 def _view(episode: Episode) -> Episode:

@@ -30,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toolenv.agents.intervals import Z_95, Metric
+from toolenv.agents.mentor import MentoredPolicy
 from toolenv.agents.policies import make_policy
 from toolenv.agents.policy import Policy
 from toolenv.agents.records import write_jsonl
@@ -149,6 +150,7 @@ def evaluate(
     progress: Progress | None = None,
     trajectories: Path | None = None,
     bootstrap_seed: int = 0,
+    judge_steps: bool = True,
     **env_options: Any,
 ) -> Evaluation:
     """Run a policy on the tasks of `n` seeds and measure it.
@@ -165,6 +167,7 @@ def evaluate(
         progress: called with episodes done and episodes in all.
         trajectories: a JSONL file to keep the episodes in.
         bootstrap_seed: of the resampling behind the intervals.
+        judge_steps: run every step on a fork first, to tell what it is worth (`agents.equivalence`); some 0.5 ms each.
         env_options: further arguments of `ToolEnv`.
 
     Raises:
@@ -178,7 +181,7 @@ def evaluate(
     began = time.perf_counter()
     loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     names = Sampler(loaded, families).names
-    job = _Job(loaded, policy, names, batch, trajectories is not None, env_options)
+    job = _Job(loaded, policy, names, batch, trajectories is not None, judge_steps, env_options)
     attempts = [Attempt(seed, trial=trial) for seed in range(seed_start, seed_start + n) for trial in range(trials)]
     measures: list[EpisodeMeasure] = []
 
@@ -224,11 +227,13 @@ class _Job:
     families: tuple[str, ...]
     batch: int
     keep: bool
+    judge_steps: bool
     env_options: dict[str, Any]
 
     @cached_property
     def _acting(self) -> Policy:
-        return make_policy(self.policy) if isinstance(self.policy, str) else self.policy
+        policy = make_policy(self.policy) if isinstance(self.policy, str) else self.policy
+        return MentoredPolicy(policy, repairs=0) if self.judge_steps else policy
 
     @cached_property
     def _sampler(self) -> Sampler:

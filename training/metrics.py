@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ConfigDict
 
 from toolenv.agents.dialects import SpanKind
+from toolenv.agents.equivalence import Label
 from toolenv.agents.grounding import identifier_uses
 from toolenv.agents.intervals import Floats, Metric, pass_hat_k, proportion, ratio
 from toolenv.agents.trajectory import Trajectory
@@ -41,6 +42,9 @@ class EpisodeMeasure:
         identifiers, invented: identifier-typed argument values, and those of them never seen (`identifier_uses`).
         errors: error type -> calls.
         selection: (due, chosen) -> decisions; see `tool_selection`.
+        judged, right: steps that were judged on a fork, and those of them that were preferred or acceptable.
+        overlaps, preferred: right calls where several tools would have done, and those of them that were preferred.
+        regret: steps beyond the shortest way, of all that were not wrong.
         tokens: of the policy's own text; `counted` if they were recorded, else a quarter of its characters.
         reasoning: characters before the control token, of all steps.
         policy_s: seconds the policy took, if that was recorded.
@@ -61,6 +65,11 @@ class EpisodeMeasure:
     invented: int
     errors: dict[str, int]
     selection: dict[tuple[str, str], int]
+    judged: int
+    right: int
+    overlaps: int
+    preferred: int
+    regret: int
     tokens: float
     counted: bool
     reasoning: int
@@ -85,6 +94,9 @@ def measure(trajectory: Trajectory, toolbox: Toolbox, task: Task | None = None) 
     attempted = [step for step, action in zip(steps, actions, strict=True) if not isinstance(action, Answer)]
     uses = list(identifier_uses(trajectory, toolbox))
     counted = bool(steps) and all(step.token_ids is not None for step in steps)
+    labels = [step.labels for step in steps if "label" in step.labels]
+    right = [label for label in labels if Label(label["label"]).right]
+    overlaps = [label for label in right if label.get("overlap")]
     return EpisodeMeasure(
         task=trajectory.task,
         family=trajectory.family,
@@ -101,6 +113,11 @@ def measure(trajectory: Trajectory, toolbox: Toolbox, task: Task | None = None) 
         invented=sum(not use.seen for use in uses),
         errors=Counter(step.error for step in attempted if step.error is not None),
         selection={} if task is None else tool_selection(steps, actions, task, toolbox),
+        judged=len(labels),
+        right=len(right),
+        overlaps=len(overlaps),
+        preferred=sum(label["label"] == Label.PREFERRED for label in overlaps),
+        regret=sum(label.get("regret", 0) for label in labels),
         tokens=sum(len(step.token_ids or ()) if counted else len(step.text) / 4 for step in steps),
         counted=counted,
         reasoning=sum(s.end - s.start for step in steps for s in step.spans if s.kind is SpanKind.REASON),
@@ -123,6 +140,9 @@ class Scores:
         hallucination: identifier-typed argument values never seen / such values; see `identifier_uses`.
         tool_precision, tool_recall, tool_f1: macro averages over the tools that were due or called; `n` is decisions.
         confusion: due -> chosen -> decisions; see `tool_selection`.
+        step_correctness: steps that are preferred or acceptable / steps judged; see `agents.equivalence`.
+        routing_precision: preferred calls / right calls, where several tools would have done.
+        regret: steps an episode beyond the shortest way; wrong ones are not counted.
         steps, tokens: an episode. `token_unit` tells how tokens were counted.
         steps_per_solved, tokens_per_solved: of all episodes, failed ones too, over the number solved.
         reasoning: characters of reasoning a step.
@@ -151,6 +171,9 @@ class Scores:
     token_unit: str
     reasoning: Metric
     errors: dict[str, Metric]
+    step_correctness: Metric | None = None
+    routing_precision: Metric | None = None
+    regret: Metric | None = None
     policy_s: Metric | None = field(default=None, compare=False)
 
 
@@ -178,7 +201,7 @@ def summarize(measures: Iterable[EpisodeMeasure], *, seed: int = 0) -> Scores:
     ones, solved, calls = sums(lambda m: 1), sums(lambda m: m.success), sums(lambda m: m.calls)
     counted = all(m.counted for m in kept)
     steps, tokens = sums(lambda m: m.steps), sums(lambda m: m.tokens)
-    timed = sums(lambda m: m.policy_s is not None)
+    timed, judged = sums(lambda m: m.policy_s is not None), sums(lambda m: m.judged)
     wins, trials = [int(c) for c in solved], [int(n) for n in ones]
     errors = {kind: [_of_kind(group, kind) for group in groups] for kind in sorted({k for m in kept for k in m.errors})}
     return Scores(
@@ -197,6 +220,9 @@ def summarize(measures: Iterable[EpisodeMeasure], *, seed: int = 0) -> Scores:
         token_unit=TOKENS if counted else APPROXIMATE_TOKENS,
         reasoning=_defined(ratio(sums(lambda m: m.reasoning), np.maximum(steps, 1), seed=seed)),
         errors={kind: _defined(proportion(counts, calls)) for kind, counts in errors.items()},
+        step_correctness=proportion(sums(lambda m: m.right), judged),
+        routing_precision=proportion(sums(lambda m: m.preferred), sums(lambda m: m.overlaps)),
+        regret=ratio(sums(lambda m: m.regret), sums(lambda m: m.judged > 0), seed=seed),
         policy_s=ratio(sums(lambda m: m.policy_s or 0), timed, seed=seed),
     )
 
