@@ -22,10 +22,22 @@ TOLD = re.findall(r"^\| `toolenv ([^`]+)`", README.read_text(encoding="utf-8"), 
 LESS = {
     "audit": ["--seeds", "2", "--families", "order_status"],
     "generate": ["-n", "60"],
-    "train": ["--max-tokens", "3000"],
+    "train sft": ["--max-tokens", "3000"],
+    "train sad": ["--max-tokens", "3000"],
+    "train score": ["--tasks", "12", "--max-tokens", "3000", "--rl-steps", "1"],
+    "train swirl": ["--steps", "1", "--groups", "3"],
+    "distill": ["--config", "small.yaml"],
     "evaluate": ["-n", "4"],
-    "base-model": ["--tokens", "3000"],
+    "base-model build": ["--tokens", "3000"],
 }
+SMALL = """
+tasks: 12
+mentored_tasks: 10
+evaluated: 2
+sad: {max_tokens: 3000}
+score: {sft: {max_tokens: 3000}, policy_gradient: &rl {steps: 1, groups: 2, group_size: 2}}
+swirl: {policy_gradient: *rl}
+"""
 
 
 @pytest.mark.slow
@@ -39,12 +51,13 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
     )
     monkeypatch.setattr(demo, "FULL", demo.Size(tasks=80, tokens=3_000, evaluated=2))
     monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
     assert [line.split()[0] for line in TOLD].count("filter") == 1
     for line in TOLD:
         words = shlex.split(line)
         if words[0] == "sandbox":  # may need an engine: see test_sandbox_commands.py
             continue
-        arguments = [*words, *LESS.get(words[0], [])]
+        arguments = [*words, *LESS.get(words[0], LESS.get(" ".join(words[:2]), []))]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, (line, result.output)
     assert len((tmp_path / "data" / "crm" / "part-00000.jsonl").read_bytes().splitlines()) == 60
@@ -52,6 +65,9 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
         "data/filtered/kept/card.json",
         "data/crm/export-trl.jsonl",
         "runs/student/training.json",
+        "runs/score/preferences.jsonl",
+        "runs/swirl/policy_gradient.json",
+        "runs/distill/evaluations/swirl-train.json",
         "runs/demo",
     ):
         assert (tmp_path / left).exists(), left
