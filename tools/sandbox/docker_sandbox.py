@@ -216,7 +216,7 @@ class DockerSandbox:
         image: built from this installation if left out.
 
     Raises:
-        OperatorError: docker's package is missing, or no engine answers.
+        SandboxUnavailable: docker's package is missing, or no engine answers.
     """
 
     name = "docker"

@@ -31,7 +31,7 @@ _MOST_EXCEPTION: Final = 4_000  # its message is cut at 500, its name at 100
 
 
 class SandboxUnavailable(OperatorError):
-    """This machine can not enforce what the sandbox promises, so that it does not start."""
+    """This machine lacks what the sandbox needs, or can not enforce what it promises; so that it does not start."""
 
 
 class Supervisor:
