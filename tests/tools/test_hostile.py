@@ -126,7 +126,7 @@ def around_docker(_: Path) -> Iterator[Surroundings]:
     sandbox = DockerSandbox(LIMITS, pool=PoolSettings(warm=0, most=1))
     with closing(sandbox):
         sandbox.open(IMAGE, TOOLBOX).close()
-        (worker,) = sandbox.pool._workers
+        (worker,) = sandbox.pool.workers
         api = sandbox._client.api
         command = [docker_tree.PYTHON, "-c", BYSTANDER.read_text(), "/tmp/hostile", "1"]
         secret = {"TOOLENV_HOSTILE": os.environ["TOOLENV_HOSTILE"]}

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from toolenv.tools.forks import abandon_in_forks
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.world import World
 
@@ -112,6 +113,7 @@ class PythonSession:
         self._interpreter: Interpreter | None = None
         self._done: list[_Entry] = []
         self._files: dict[str, str] = {}
+        abandon_in_forks(self)
 
     def run(self, world: World, code: str, *, name: str = "<cell>", fresh: bool = False) -> Outcome:
         """Run a cell, and write down in the world that it was run and what it did to the files.
@@ -146,10 +148,14 @@ class PythonSession:
 
     def close(self) -> None:
         """End the interpreter, if there is one; the next cell opens another."""
-        interpreter, self._interpreter = self._interpreter, None
-        self._done, self._files = [], {}
+        interpreter = self._interpreter
+        self.abandon()
         if interpreter is not None:
             interpreter.close()
+
+    def abandon(self) -> None:
+        """Forget the interpreter, which goes on in the process that opened it."""
+        self._interpreter, self._done, self._files = None, [], {}
 
     def _replay(self, world: World, journal: list[_Entry]) -> None:
         self.close()
