@@ -1,4 +1,4 @@
-"""What happens to the docker sandbox when what it stands on fails: a typed error, nothing left behind, a healthy next lease."""
+"""The docker sandbox when what it stands on fails: a typed error, nothing left behind, and a healthy next lease."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import gymnasium
@@ -165,9 +166,9 @@ def test_a_container_out_of_memory_is_lost_and_no_other(sandbox):
     small = made(memory=128 * 2**20)
     sessions = [small.open(IMAGE, TOOLBOX) for _ in range(4)]
     began = time.monotonic()
+    # The kernel ends the interpreter of a session that waits; that session is told.
     with pytest.raises(SandboxLost):
-        for session in sessions:
-            python(session, "x = bytearray(70_000_000)")
+        [python(session, "x = b'x' * 70_000_000") for session in [*sessions, *sessions]]
     assert time.monotonic() - began < LATENCY + ANSWER
     for session in sessions:
         session.close()
@@ -198,8 +199,8 @@ def test_full_temporary_file_systems_hinder_nobody(sandbox):
     api, container = sandbox._client.api, session._session.worker.name
     made = api.exec_create(container, [docker_tree.PYTHON, "-S", "-c", fill])
     assert api.exec_start(made["Id"]).decode().split("\n")[:3] == ["No space left on device"] * 3
-    assert session.call("write_file", {"path": "a.txt", "text": "a" * 100_000}).error is None
-    assert python(session, "len(open('a.txt').read())") == {"output": "100000"}
+    assert session.call("write_file", {"path": "a.txt", "text": "a" * 50_000}).error is None
+    assert python(session, "len(open('a.txt').read())") == {"output": "50000"}
     taken = session.snapshot()
     session.restore(taken)
     assert session.digest() == taken.digest
@@ -299,7 +300,8 @@ class Engine:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        (self.folder / "pid").unlink(missing_ok=True)
+        for name in ("pid", "exec-root/containerd/containerd.pid"):  # of one that was killed
+            (self.folder / name).unlink(missing_ok=True)
         command = ["dockerd", "--bridge=none", "--iptables=false", "--host", self.host]
         for name in ("data-root", "exec-root", "pidfile"):
             command += [f"--{name}", str(self.folder / {"pidfile": "pid"}.get(name, name))]
@@ -325,10 +327,23 @@ class Engine:
         """End it with all that it started, as an engine that was killed leaves some of it behind."""
         self.process.terminate()
         self.process.wait(30)
-        try:
-            os.kill(int((self.folder / "exec-root/containerd/containerd.pid").read_text()), signal.SIGTERM)
-        except (FileNotFoundError, ProcessLookupError):
-            return  # the engine ended it
+        for process in self._processes():
+            with suppress(ProcessLookupError):  # it may end with another
+                os.kill(process, signal.SIGKILL)
+        mounted = [
+            line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if str(self.folder) in line
+        ]
+        for path in reversed(mounted):
+            subprocess.run(["umount", "--lazy", path], check=True)
+
+    def _processes(self) -> list[int]:
+        """Those that the engine left behind: containerd and its shims name our folder."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it may have ended
+                if f"{self.folder}/exec-root/" in (process / "cmdline").read_bytes().decode(errors="replace"):
+                    found.append(int(process.name))
+        return found
 
 
 @pytest.fixture
@@ -338,12 +353,16 @@ def engine(monkeypatch) -> Iterator[Engine]:
     folder = Path(tempfile.mkdtemp(prefix="toolenv-engine-"))  # a socket's path must be short
     engine = Engine(folder)
     monkeypatch.setenv("DOCKER_HOST", engine.host)
-    engine.start()
-    yield engine
-    engine.stop()
-    shutil.rmtree(folder)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+        shutil.rmtree(folder)
 
 
+# Where nothing answers, docker-py leaves the socket with which it tried to the collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_a_killed_engine_is_a_loss_and_a_restarted_one_serves_again(engine):
     sandbox = made()
@@ -364,3 +383,4 @@ def test_a_killed_engine_is_a_loss_and_a_restarted_one_serves_again(engine):
     sandbox.close()
     wait_until(lambda: not containers(sandbox), 10, "containers are left")
     sandbox._client.close()
+    gc.collect()

@@ -29,6 +29,7 @@ from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import RowChange, WorldImage, WorldSnapshot
 
 _COLLECT_EVERY: Final = 60.0
+_LOOK_EVERY: Final = 0.25  # seconds, after which at the latest a lost worker is seen
 _MEMORY_A_CONTAINER: Final = 266 * 2**20
 
 
@@ -176,7 +177,7 @@ class Pool:
         next_collect = 0.0
         while True:
             with self._changed:
-                self._changed.wait_for(self._has_work, max(0.0, next_collect - time.monotonic()))
+                self._changed.wait_for(self._has_work, _LOOK_EVERY)
                 if self._closed:
                     return
                 lost = [worker for worker in self._leased if worker.lost]
