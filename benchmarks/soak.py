@@ -30,7 +30,7 @@ STEP = {"name": "run_python", "arguments": {"code": "x = [n * n for n in range(1
 
 @dataclass(frozen=True)
 class Sample:
-    """Memory in MiB (resident, of the owner; proportional, of the rest), and counts."""
+    """Memory in MiB (resident, of the owner; of the rest what no file stands behind, shared pages once), and counts."""
 
     owner_mib: float
     owner_descriptors: int
@@ -43,16 +43,16 @@ def sample(beside: Callable[[], list[int]]) -> Sample:
     gc.collect()
     processes = beside()
     return Sample(
-        owner_mib=_mib(os.getpid(), "smaps_rollup", "Rss:"),
+        owner_mib=_mib(os.getpid(), "Rss:"),
         owner_descriptors=_descriptors(os.getpid()),
-        beside_mib=sum(_mib(process, "smaps_rollup", "Pss:") for process in processes),
+        beside_mib=sum(_mib(process, "Pss_Anon:") for process in processes),
         beside_descriptors=sum(map(_descriptors, processes)),
         processes=len(processes),
     )
 
 
-def _mib(process: int, file: str, field: str) -> float:
-    lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
+def _mib(process: int, field: str) -> float:
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
@@ -114,7 +114,8 @@ def main() -> None:
     parser.add_argument("--sandbox", action="append", choices=("embedded", "docker"))
     arguments = parser.parse_args()
     names, resets = arguments.sandbox or ("embedded", "docker"), arguments.resets
-    sys.exit(not all([told(soak(name, resets), resets) for name in names]))
+    flat = [told(soak(name, resets), resets) for name in names]
+    sys.exit(not all(flat))
 
 
 if __name__ == "__main__":

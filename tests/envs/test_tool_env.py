@@ -231,6 +231,7 @@ class FailingSandbox(EmbeddedSandbox):
     """Loses what it is told to lose, and knows how many sessions are open."""
 
     def __init__(self):
+        super().__init__()
         self.failing, self.open_sessions, self.closed = set(), 0, 0
 
     def open(self, image, toolbox):

@@ -94,6 +94,10 @@ class Interpreter(Protocol):
 class Interpreters(Protocol):
     """Opens interpreters."""
 
+    @property
+    def level(self) -> str:
+        """What keeps agent-written code in, in words."""
+
     def open(self) -> Interpreter:
         """A new one, without variables and files."""
 

@@ -271,6 +271,7 @@ class DockerSandbox:
         self._session = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._pool: Pool | None = None
+        self.level = "a container"
         abandon_in_forks(self)
 
     @property
@@ -296,6 +297,7 @@ class DockerSandbox:
         except BaseException:
             pool.release(worker)
             raise
+        self.level = f"a container, {worker.level}"
         return DockerSession(pool, session)
 
     def close(self) -> None:
@@ -326,6 +328,10 @@ class SharedDocker:
             _SHARED[key] = sandbox, Lease(sandbox)
         self._sandbox, self._lease = _SHARED[key]
         self._lease.join(self)
+
+    @property
+    def level(self) -> str:
+        return self._sandbox.level
 
     def open(self, image: WorldImage, toolbox: Toolbox) -> DockerSession:
         self._lease.join(self)

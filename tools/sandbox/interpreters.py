@@ -153,6 +153,14 @@ class LocalInterpreters:
         abandon_in_forks(self)
 
     @property
+    def level(self) -> str:
+        if sys.platform != "linux":
+            return "nothing, so that none starts"
+        from toolenv.tools.sandbox.guest import lockdown
+
+        return lockdown.level()
+
+    @property
     def supervisor(self) -> Supervisor:
         """One that is known to be lost is replaced."""
         with self._lock:

@@ -68,6 +68,7 @@ class PostgresSandbox:
     """
 
     name = "postgres"
+    level = "a server that runs SQL only"
 
     def __init__(self, dsn: str | None = None) -> None:
         if importlib.util.find_spec("psycopg") is None:

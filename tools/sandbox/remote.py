@@ -46,6 +46,7 @@ class RemoteWorker:
         name: such as its container's id.
         lost: whether it failed once; then it is of no more use.
         sessions: how many are open.
+        level: what keeps its interpreters in, as it said when it was last pinged.
     """
 
     def __init__(self, line: Line, name: str = "worker") -> None:
@@ -54,6 +55,7 @@ class RemoteWorker:
         self._images: dict[str, WorldImage] = {}
         self.lost = False
         self.sessions = 0
+        self.level = ""
         abandon_in_forks(self)
 
     def ask(self, op: str, **request: Json) -> dict[str, Json]:
@@ -73,6 +75,7 @@ class RemoteWorker:
                 self.sessions += _OPENED.get(op, 0)
                 if op == "ping" and reply["sessions"] != self.sessions:
                     problem = "the worker kept sessions that were closed"
+                self.level = reply.get("level", self.level)
             except (OSError, ValueError, KeyError, AttributeError) as error:
                 problem = f"the worker broke off: {error}"
             if problem:

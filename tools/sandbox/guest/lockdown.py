@@ -41,6 +41,12 @@ def landlock_version() -> int:
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_VERSION)))
 
 
+def level() -> str:
+    """What this machine's interpreters are kept in by, in words."""
+    version = landlock_version() if platform.machine() == "x86_64" else 0
+    return f"Landlock {version}, seccomp" if version else "nothing, so that none starts"
+
+
 def make_ruleset(readable: Iterable[str]) -> int:
     """A file descriptor of a ruleset: nothing but reading these files, and what lies below these folders.
 
