@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import shutil
 import signal
@@ -236,6 +237,7 @@ session = sandbox.open(
 session.call("run_python", {"code": "1"})
 if "fork" in sys.argv and os.fork() == 0:
     time.sleep(10)
+    os._exit(0)
 print(session._session.worker.name, flush=True)
 while True:
     session.call("run_python", {"code": "while True: pass"})
@@ -273,6 +275,38 @@ def test_a_fork_of_the_owner_keeps_no_container_alive(sandbox):
     _left_of_killed_owner(sandbox, 0.1, "fork")
 
 
+def _in_a_fork(sandbox, session, answers) -> None:
+    try:
+        answers.put(python(session, "x"))
+    except SandboxLost:
+        answers.put("lost")
+    session.close()
+    fresh = sandbox.open(IMAGE, TOOLBOX)
+    answers.put((python(fresh, "1 + 1"), fresh._session.worker.name))
+    fresh.close()
+    sandbox.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_fork_of_the_owner_has_containers_of_its_own(sandbox):
+    session = sandbox.open(IMAGE, TOOLBOX)
+    python(session, "x = 1")
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=_in_a_fork, args=(sandbox, session, answers))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert answers.get() == "lost"
+    said, container = answers.get()
+    assert said == {"output": "2"}
+    assert container != session._session.worker.name
+    assert container not in containers(sandbox)
+    assert python(session, "x") == {"output": "1"}
+    session.close()
+    answers.close()
+
+
 @pytest.mark.slow
 def test_what_an_owner_leaves_that_is_killed_while_it_starts_a_container_the_next_owner_removes(sandbox):
     docker_image.ensure(sandbox._client)
@@ -282,10 +316,14 @@ def test_what_an_owner_leaves_that_is_killed_while_it_starts_a_container_the_nex
             sessions.append(owner.stdout.readline().strip())
             time.sleep(0.04 * number)
             owner.kill()
+
+    def none_is_left() -> bool:
+        docker_labels.collect(sandbox._client)
+        found = docker_labels.ours(sandbox._client)
+        return not {container["Labels"][docker_labels.SESSION] for container in found} & set(sessions)
+
     time.sleep(1)  # a call to the engine may be under way
-    docker_labels.collect(sandbox._client)
-    left = [found["Labels"][docker_labels.SESSION] for found in docker_labels.ours(sandbox._client)]
-    assert not set(left) & set(sessions)
+    wait_until(none_is_left, 10, "containers are left")
 
 
 # -- the engine -----------------------------------------------------------------------------------------------------
