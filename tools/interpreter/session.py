@@ -8,7 +8,7 @@ one that is not where the journal is starts anew and runs the journal again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -126,10 +126,9 @@ class PythonSession:
             InterpreterEnded: the cell ended the interpreter. Variables are lost; files are as before the cell.
             SandboxLost: something else did. The world is as before.
         """
-        journal = [_Entry(**row) for row in world.all("SELECT code, name, fresh, files FROM _cells ORDER BY number")]
         try:
-            if self._interpreter is None or journal != self._done:
-                self._replay(world, journal)
+            if self._interpreter is None or not self._stands_at_the_end(world):
+                self._replay(world)
             files = workspace.all_files(world)
             written = _difference(self._files, files)
             entry = _Entry(code, name, int(fresh), orjson.dumps(written).decode())
@@ -161,7 +160,14 @@ class PythonSession:
         """Forget the interpreter, which goes on in the process that opened it."""
         self._interpreter, self._done, self._files = None, [], {}
 
-    def _replay(self, world: World, journal: list[_Entry]) -> None:
+    def _stands_at_the_end(self, world: World) -> bool:
+        """Whether the interpreter has run the world's journal. A look at its last cell is enough: the journal grows by
+        `run` alone, a rollback takes its end away, and whatever else changes it ends the interpreter."""
+        rows = world.all("SELECT number, code, name, fresh, files FROM _cells ORDER BY number DESC LIMIT 1")
+        return rows == [{"number": len(self._done), **asdict(entry)} for entry in self._done[-1:]]
+
+    def _replay(self, world: World) -> None:
+        journal = [_Entry(**row) for row in world.all("SELECT code, name, fresh, files FROM _cells ORDER BY number")]
         self.close()
         self._interpreter = self._interpreters.open()
         for entry in journal:
