@@ -340,7 +340,8 @@ class Engine:
     def start(self) -> None:
         for name in ("pid", "exec-root/containerd/containerd.pid"):  # of one that was killed
             (self.folder / name).unlink(missing_ok=True)
-        command = ["dockerd", "--bridge=none", "--iptables=false", "--host", self.host]
+        # In a network of its own: an engine without a bridge removes that of another.
+        command = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", "--host", self.host]
         for name in ("data-root", "exec-root", "pidfile"):
             command += [f"--{name}", str(self.folder / {"pidfile": "pid"}.get(name, name))]
         with (self.folder / "log").open("ab") as log:
