@@ -91,6 +91,7 @@ def test_the_first_observation_and_info(env):
         1,
     )
     assert [tool["function"]["name"] for tool in info["tools"]] == list(env.toolbox.names)
+    assert info["sandbox"] == {"name": "embedded", "level": env.sandbox.level}
 
 
 @pytest.mark.parametrize("family", ["order_status", "cancel_order"])
