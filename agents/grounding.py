@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.actions import Call
-from toolenv.tools.calls import Json
 from toolenv.tools.declaration import Tool
 from toolenv.tools.toolbox import Toolbox
 
@@ -43,8 +42,8 @@ def identifier_uses(trajectory: Trajectory, toolbox: Toolbox) -> Iterator[Identi
     for number, step in enumerate(trajectory.steps, 1):
         action = step.parsed
         if isinstance(action, Call) and action.name in toolbox:
-            for argument, value in _identifiers(action, toolbox[action.name]):
-                sourced = value in _enumerated(toolbox[action.name], argument)
+            for argument, value in identifiers(action, toolbox[action.name]):
+                sourced = is_enumerated(value, toolbox[action.name], argument)
                 seen = sourced or (value.lower() not in made_up and any(stands_in(value, text) for text in shown))
                 if not seen:
                     made_up.add(value.lower())
@@ -74,13 +73,15 @@ def stands_in(value: str, text: str) -> bool:
     return False
 
 
-def _identifiers(call: Call, tool: Tool) -> Iterator[tuple[str, str]]:
+def identifiers(call: Call, tool: Tool) -> Iterator[tuple[str, str]]:
+    """(argument, value) of every identifier that the call passes."""
     for argument in tool.identifiers:
         if isinstance(value := call.arguments.get(argument), str):
             yield argument, value
 
 
-def _enumerated(tool: Tool, argument: str) -> list[Json]:
+def is_enumerated(value: str, tool: Tool, argument: str) -> bool:
+    """Whether the argument's schema lists the value."""
     schema = tool.spec.parameters["properties"][argument]
     parts = [schema, *schema.get("anyOf", ())]
-    return [value for part in parts for value in (*part.get("enum", ()), *([part["const"]] if "const" in part else ()))]
+    return any(value in part.get("enum", ()) or value == part.get("const") for part in parts)

@@ -10,8 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from toolenv.agents.decoding import decode
 from toolenv.agents.dialects import HermesDialect, ToolenvDialect
 from toolenv.agents.policy import Decision, Episode
 from toolenv.envs.actions import Action, Malformed
@@ -22,7 +23,6 @@ from toolenv.tools.identifiers import Aliases
 from toolenv.tools.toolbox import Toolbox
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STYLE_FILE = "toolenv.json"
@@ -170,27 +170,21 @@ def _hide(aliases: Aliases, message: Message) -> Message:
     return {key: aliases.hide(value) for key, value in message.items()}
 
 
-class LanguageModelPolicy:
-    """A model folder as a policy; decodes greedily.
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A model that is loaded, with what it needs to act: a policy's, or one in the midst of its training."""
 
-    Args:
-        path: folder with weights, tokenizer and `toolenv.json`.
-        max_new_tokens: of one turn; a turn cut there can not be read.
-        name: instead of the folder's name, in records.
-        device: where torch computes.
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    style: PromptStyle
 
-    Raises:
-        ModelError: the folder is no model of toolenv's.
-    """
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "cpu") -> Student:
+        """The student in a folder with weights, tokenizer and `toolenv.json`, in float32.
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-        name: str | None = None,
-        device: str = "cpu",
-    ) -> None:
+        Raises:
+            ModelError: the folder is no model of toolenv's.
+        """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
@@ -199,23 +193,55 @@ class LanguageModelPolicy:
         folder = Path(path)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here: config.json is missing")
-        self.name = name or folder.name
-        self.style = PromptStyle.load(folder)
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        style = PromptStyle.load(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-        self.model: PreTrainedModel = model.to(device).eval()
-        self.max_new_tokens = max_new_tokens
+        return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(folder), style)
+
+
+class LanguageModelPolicy:
+    """A language model as a policy.
+
+    Args:
+        source: a model's folder; or a `Student`, whose weights are used as they are at each turn, so that a training
+            loop can roll out what it trains.
+        temperature: 0 decodes greedily; else tokens are sampled, by the episode's own generator.
+        max_new_tokens: of one turn; a turn cut there can not be read.
+        name: in records; else the folder's name, or "student".
+        device: where torch computes, if `source` is a folder.
+
+    Raises:
+        ModelError: the folder is no model of toolenv's, or the tokenizer has no end.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Student,
+        *,
+        temperature: float = 0.0,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        name: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        student = source if isinstance(source, Student) else Student.load(source, device=device)
+        self.name = name or ("student" if isinstance(source, Student) else Path(source).name)
+        self.model, self.tokenizer, self.style = student.model, student.tokenizer, student.style
+        self.temperature, self.max_new_tokens = temperature, max_new_tokens
         if self.tokenizer.eos_token_id is None:
-            raise ModelError(f"{folder}: the tokenizer has no end-of-sequence token")
+            raise ModelError(f"{source}: the tokenizer has no end-of-sequence token")
         self._end = int(self.tokenizer.eos_token_id)
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:
         contexts = [self._context(episode) for episode in episodes]
         limit = self.model.config.max_position_embeddings - self.max_new_tokens
-        generated = greedy_decode(
-            self.model, [ids[-limit:] for ids in contexts], end=self._end, max_new_tokens=self.max_new_tokens
+        written = decode(
+            self.model,
+            [ids[-limit:] for ids in contexts],
+            end=self._end,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            rngs=[episode.rng("sampling") for episode in episodes],
         )
-        return [self._decide(e, *out) for e, out in zip(episodes, generated, strict=True)]
+        return [self._decide(episode, *out) for episode, out in zip(episodes, written, strict=True)]
 
     def _context(self, episode: Episode) -> list[int]:
         """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""
@@ -247,60 +273,3 @@ class LanguageModelPolicy:
         written = text.removesuffix(str(self.tokenizer.eos_token))
         rounded = tuple(round(value, 5) for value in logprobs)
         return Decision(prompter.action(written), text, prompter.dialect.spans(text), tuple(ids), rounded)
-
-
-def greedy_decode(
-    model: PreTrainedModel, contexts: list[list[int]], *, end: int, max_new_tokens: int
-) -> list[tuple[list[int], list[float]]]:
-    """The most likely continuation of each context, through `end` or cut at `max_new_tokens`.
-
-    Contexts are padded on the left; finished rows leave the batch, so that the cost follows what is still running.
-
-    Returns:
-        For each context the new ids and their log-probabilities in nats.
-    """
-    import torch
-
-    width = max(len(ids) for ids in contexts)
-    device = model.device
-    ids = torch.tensor([[end] * (width - len(row)) + row for row in contexts], device=device)  # (B, T)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in contexts], device=device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    rows = list(range(len(contexts)))
-    out: list[tuple[list[int], list[float]]] = [([], []) for _ in contexts]
-    cache: Any = None
-    with torch.inference_mode():
-        for _ in range(max_new_tokens):
-            step = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = step.past_key_values
-            logprobs, chosen = _best(step.logits[:, -1])
-            going = []
-            for i, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
-                out[rows[i]][0].append(token)
-                out[rows[i]][1].append(logprob)
-                if token != end:
-                    going.append(i)
-            if not going:
-                break
-            positions = positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-            ids = chosen[:, None]
-            if len(going) < len(rows):
-                keep = torch.tensor(going, device=device)
-                cache.batch_select_indices(keep)
-                ids, mask, positions = ids[keep], mask[keep], positions[keep]
-                rows = [rows[i] for i in going]
-    return out
-
-
-def _best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability and id of each row's likeliest token: logits (B, V) -> (B,), (B,)."""
-    best = logits.float().log_softmax(-1).max(-1)
-    return best.values, best.indices

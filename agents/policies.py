@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from toolenv.agents.faulty import Fault, FaultyPolicy
+from toolenv.agents.mentor import DEFAULT_REPAIRS, MentoredPolicy
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Policy
 from toolenv.agents.random_valid import RandomValidPolicy
 
-KNOWN = "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE or the path of a model's folder"
+KNOWN = (
+    "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, or "
+    "mentored: or mentored:REPAIRS: before any of these"
+)
+
+
+_MENTORED = re.compile(r"^mentored:(?:(\d+):)?")
 
 
 def make_policy(spec: str) -> Policy:
@@ -17,7 +25,8 @@ def make_policy(spec: str) -> Policy:
 
     Args:
         spec: "oracle"; "random"; "faulty:0.2", which shares the rate among all kinds of fault;
-            "faulty:early_stop=0.1,wrong_tool=0.2"; or the folder of a transformers model, for which torch is imported.
+            "faulty:early_stop=0.1,wrong_tool=0.2"; the folder of a transformers model, for which torch is imported;
+            or "mentored:" and one of these, whose errors a mentor then corrects (`MentoredPolicy`).
 
     Raises:
         ValueError: it names none; the message lists what there is.
@@ -29,6 +38,9 @@ def make_policy(spec: str) -> Policy:
         return RandomValidPolicy()
     if name == "faulty" and colon:
         return FaultyPolicy(_rates(rest))
+    if (mentored := _MENTORED.match(spec)) is not None:
+        repairs = DEFAULT_REPAIRS if mentored[1] is None else int(mentored[1])
+        return MentoredPolicy(make_policy(spec[mentored.end() :]), repairs=repairs)
     if is_model(spec):
         from toolenv.agents.language_model import LanguageModelPolicy  # this room works without torch
 
@@ -37,8 +49,8 @@ def make_policy(spec: str) -> Policy:
 
 
 def is_model(spec: str) -> bool:
-    """Whether `spec` is the folder of a transformers model."""
-    return (Path(spec) / "config.json").is_file()
+    """Whether `spec` needs torch: it names the folder of a transformers model."""
+    return (Path(_MENTORED.sub("", spec)) / "config.json").is_file()
 
 
 def _rates(text: str) -> float | dict[Fault, float]:

@@ -13,6 +13,9 @@ from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory, 
 from toolenv.envs.actions import parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
+from toolenv.scenarios.sampler import Task
+from toolenv.tools.calls import Json
+from toolenv.tools.errors import SandboxLost
 from toolenv.tools.version import __version__
 
 DEFAULT_BATCH = 16
@@ -21,18 +24,26 @@ _DIALECT = ToolenvDialect()
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One episode to run: a task (by seed, or by seed and family), and which trial at it this is."""
+    """One episode to run: a task (by seed, or by seed and family), and which trial at it this is.
+
+    Attributes:
+        prefix: actions that are carried out before the policy's first turn, in records labelled `given`. They must not
+            end the episode.
+    """
 
     seed: int
     family: str | None = None
     trial: int = 0
+    prefix: tuple[Json, ...] = ()
 
 
 @dataclass(slots=True)
 class _Running:
     attempt: Attempt
     episode: Episode
+    task: Task
     began: float
+    lost: bool = False
     steps: list[Step] = field(default_factory=list)
     policy_s: float = 0.0
 
@@ -51,6 +62,8 @@ def rollout(
     Args:
         families: what seeds are drawn from.
         env_options: further arguments of `ToolEnv`.
+
+    An episode for which the sandbox opens no world is recorded as lost, without steps; it is not tried again.
 
     Each trajectory depends on its attempt, the policy and the scenario alone, not on the batch it ran in (as far as
     the policy's own arithmetic does not).
@@ -75,7 +88,12 @@ def _run(
             if not idle:
                 envs.append(make_env())
                 idle.append(envs[-1])
-            running.append(_begin(idle.pop(), attempt))
+            begun = _begin(idle.pop(), attempt)
+            if begun.lost:
+                yield _record(begun, policy, {"truncated": True, "sandbox_lost": True})
+                idle.append(begun.episode.env)
+            else:
+                running.append(begun)
         if not running:
             return
         began = time.perf_counter()
@@ -101,9 +119,21 @@ def _sibling(env: ToolEnv, options: dict[str, Any]) -> ToolEnv:
 
 
 def _begin(env: ToolEnv, attempt: Attempt) -> _Running:
-    began = time.perf_counter()
-    env.reset(seed=attempt.seed, options=None if attempt.family is None else {"family": attempt.family})
-    return _Running(attempt, Episode(env, attempt.trial), began)
+    """An episode at its first observation; one that is lost if there is no world for it."""
+    began, family, lost = time.perf_counter(), attempt.family, False
+    try:
+        env.reset(seed=attempt.seed, options=None if family is None else {"family": family})
+        task = env.task
+    except SandboxLost:
+        lost = True
+        task = env.sampler.task(attempt.seed) if family is None else env.sampler.task_of(family, attempt.seed)
+    item = _Running(attempt, Episode(env, attempt.trial), task, began, lost)
+    for action in () if lost else attempt.prefix:
+        ended = _step(item, Decision(action, labels={"given": True}))
+        if ended is not None and not ended.get("sandbox_lost"):
+            raise ValueError(f"{task.id}: the {len(attempt.prefix)} actions that were given end the episode")
+        item.lost = item.lost or ended is not None
+    return item
 
 
 def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
@@ -131,7 +161,7 @@ def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
 
 def _record(item: _Running, policy: Policy, info: dict[str, Any]) -> Trajectory:
     env = item.episode.env
-    task, toolbox = env.task, env.toolbox
+    task, toolbox = item.task, env.toolbox
     lost = info.get("sandbox_lost", False)
     called = {step.tool for step in item.steps if step.tool in toolbox}
     return Trajectory(

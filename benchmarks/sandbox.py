@@ -3,7 +3,7 @@
     python benchmarks/sandbox.py
 
 Medians, in milliseconds. "reset" is a new session with its first cell, "snapshot
-+ restore" also runs a cell, and with it the journal again. Without a docker engine, embedded alone.
++ restore" also runs a cell, and with it the journal again. Without a docker engine, embedded and monty alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from toolenv.tools.sandbox import docker_image
 from toolenv.tools.sandbox.contract import Sandbox
 from toolenv.tools.sandbox.docker_sandbox import DockerSandbox
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
+from toolenv.tools.sandbox.monty import MontySandbox
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import WorldImage, open_connection
 
@@ -86,8 +87,9 @@ def docker_exec_ms() -> float:
 def main() -> None:
     floor = median_ms(lambda: exec("str(1 + 1)", {}), 1_000)
     print(f"exec in this process (unsafe floor): {floor:.3f} ms")
-    for name, value in measure(EmbeddedSandbox()).items():
-        print(f"embedded {name}: {value:.2f} ms")
+    for sandbox in (EmbeddedSandbox(), MontySandbox()):
+        for name, value in measure(sandbox).items():
+            print(f"{sandbox.name} {name}: {value:.2f} ms")
     try:
         docker.from_env().close()
     except DockerException:

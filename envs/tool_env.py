@@ -151,7 +151,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         self.render_mode = render_mode
         self.observation_space = observation_space(self.max_steps)
         self.action_space = ToolCallSpace(self.toolbox)
-        self._tools = self.toolbox.to_openai()
+        self._tools = self.toolbox.to_openai(self.sandbox.sql)
         self._episode: _Episode | None = None
         self._session: ToolSession | None = None
         self._generator_state: Any = None
@@ -226,6 +226,11 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
     def messages(self) -> list[Message]:
         """The whole conversation so far."""
         return self._begun().messages
+
+    @property
+    def steps_left(self) -> int:
+        """Steps that the episode may still take, the answer among them."""
+        return self.max_steps - self._begun().step
 
     @property
     def session(self) -> ToolSession:

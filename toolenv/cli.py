@@ -22,10 +22,13 @@ from toolenv.progress import collecting_progress, err, progress_bar, training_pr
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
+from toolenv.training.reduction import Reduction
+from toolenv.training_commands import distill, train_app
 
 if TYPE_CHECKING:
     from toolenv.agents.trajectory import Trajectory
     from toolenv.scenarios.loading import Scenario
+    from toolenv.training.sft import LoraSettings
 
 app = typer.Typer(
     name="toolenv",
@@ -34,10 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-train_app = typer.Typer(help="Train a student on a dataset.", no_args_is_help=True)
 base_app = typer.Typer(help="The base models that students begin from.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
+app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
 
 out = Console()
@@ -52,6 +55,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 TrainingSeed = Annotated[int, typer.Option(min=0, max=MAX_TRAINING_SEED, help="Decides all that is random.")]
 DatasetOrFile = Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")]
 ScenarioOption = Annotated[str | None, typer.Option("--scenario", help="Scenario, if the dataset does not tell.")]
+StudentFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.")]
+StudentModel = Annotated[str, typer.Option(help="toolenv-tiny, toolenv-small, or a transformers model's folder.")]
+Epochs = Annotated[float, typer.Option(min=0.01, help="Passes over the data.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")]
+BatchTokens = Annotated[int, typer.Option(min=16, help="Tokens a batch, padding counted.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
+LoraRank = Annotated[int | None, typer.Option(min=1, help="Train LoRA additions of this rank.")]
 Families = Annotated[str, typer.Option(help='"train", "unseen", "all", or names with commas between.')]
 
 
@@ -260,42 +270,126 @@ def export(
 @train_app.command("sft", epilog="Example: toolenv train sft data/filtered/kept -o runs/student --max-tokens 1500000")
 def train_sft(
     dataset: DatasetOrFile,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.")] = Path("runs/student"),
-    model: Annotated[
-        str, typer.Option(help="toolenv-tiny, toolenv-small, or a transformers model's folder.")
-    ] = "toolenv-tiny",
+    output: StudentFolder = Path("runs/student"),
+    model: StudentModel = "toolenv-tiny",
     scenario: ScenarioOption = None,
-    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the data.")] = 1.0,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
-    batch_tokens: Annotated[int, typer.Option(min=16, help="Tokens a batch, padding counted.")] = 1_280,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
-    lora_rank: Annotated[int | None, typer.Option(min=1, help="Train LoRA additions of this rank.")] = None,
+    epochs: Epochs = 1.0,
+    max_tokens: MaxTokens = None,
+    batch_tokens: BatchTokens = 1_280,
+    learning_rate: LearningRate = 2e-3,
+    lora_rank: LoraRank = None,
     seed: TrainingSeed = 0,
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune on a dataset's solved episodes; the loss is on the assistant's tokens only."""
-    from toolenv.agents.records import read_trajectories, require_writable
-    from toolenv.training.sft import LoraSettings, SFTSettings
-    from toolenv.training.sft import train_sft as run
-
-    loaded = _scenario(dataset, scenario)
-    require_writable(output / "training.json")
-    settings = SFTSettings(
+    _train(
+        dataset,
+        output,
+        scenario,
+        quiet,
+        as_json,
         model=model,
         epochs=epochs,
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
-        lora=None if lora_rank is None else LoraSettings(rank=lora_rank, alpha=2.0 * lora_rank),
+        lora=_lora(lora_rank),
         seed=seed,
     )
+
+
+@train_app.command("sad", epilog="Example: toolenv train sad data/filtered/kept -o runs/sad --act-weight 3")
+def train_sad(
+    dataset: DatasetOrFile,
+    output: StudentFolder = Path("runs/sad"),
+    reason_weight: Annotated[float, typer.Option(min=0, help="λ of reasoning; 0 trains on actions alone.")] = 1.0,
+    act_weight: Annotated[float, typer.Option(min=0, help="λ of calls and answers.")] = 1.0,
+    observe_weight: Annotated[float, typer.Option(min=0, help="Weight of what others wrote.")] = 0.0,
+    reduction: Annotated[
+        Reduction, typer.Option(help="Weigh tokens, or the mean of each kind of span.")
+    ] = Reduction.SPAN,
+    teacher: Annotated[
+        str | None, typer.Option(help="A local teacher's folder, or toolenv-small; its distribution is learned.")
+    ] = None,
+    kl_weight: Annotated[
+        float, typer.Option(min=0, max=1, help="With a teacher: share of the KL; the rest is cross-entropy.")
+    ] = 1.0,
+    curriculum: Annotated[bool, typer.Option(help="Easy trajectories first.")] = False,
+    alpha: Annotated[float, typer.Option(min=0, help="Curriculum: how hard a token of reasoning is.")] = 1.0,
+    beta: Annotated[float, typer.Option(min=0, help="Curriculum: how hard a token of an action is.")] = 1.0,
+    gamma: Annotated[float, typer.Option(min=0, help="Curriculum: how hard a nat of teacher entropy is.")] = 0.0,
+    pace_start: Annotated[
+        float, typer.Option(min=0, max=1, help="Curriculum: share of the data that training starts with.")
+    ] = 0.2,
+    pace_end: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Curriculum: share of training after which all data is in.")
+    ] = 0.5,
+    model: StudentModel = "toolenv-tiny",
+    scenario: ScenarioOption = None,
+    epochs: Epochs = 1.0,
+    max_tokens: MaxTokens = None,
+    batch_tokens: BatchTokens = 1_280,
+    learning_rate: LearningRate = 2e-3,
+    lora_rank: LoraRank = None,
+    seed: TrainingSeed = 0,
+    as_json: Json_ = False,
+    quiet: Quiet = False,
+) -> None:
+    """Structured agent distillation: a loss for reasoning and one for actions, and the easy first if you like."""
+    from toolenv.training.curriculum import Curriculum
+    from toolenv.training.losses import SpanLoss
+
+    _train(
+        dataset,
+        output,
+        scenario,
+        quiet,
+        as_json,
+        loss=SpanLoss(
+            reason_weight=reason_weight,
+            act_weight=act_weight,
+            observe_weight=observe_weight,
+            reduction=reduction,
+            teacher=teacher,
+            kl_weight=kl_weight,
+        ),
+        curriculum=Curriculum(alpha=alpha, beta=beta, gamma=gamma, start=pace_start, end=pace_end)
+        if curriculum
+        else None,
+        model=model,
+        epochs=epochs,
+        max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        lora=_lora(lora_rank),
+        seed=seed,
+    )
+
+
+def _lora(rank: int | None) -> LoraSettings | None:
+    from toolenv.training.sft import LoraSettings
+
+    return None if rank is None else LoraSettings(rank=rank, alpha=2.0 * rank)
+
+
+def _train(dataset: Path, output: Path, scenario: str | None, quiet: bool, as_json: bool, **settings: Any) -> None:
+    """Train on what is solved and tell how it went; of several processes, the main one tells."""
+    from toolenv.agents.records import read_trajectories, require_writable
+    from toolenv.training.sft import SFTSettings, is_main_process
+    from toolenv.training.sft import train_sft as run
+
+    loaded = _scenario(dataset, scenario)
+    require_writable(output / "training.json")
     solved = (trajectory for trajectory in read_trajectories(dataset) if trajectory.success)
     if (first := next(solved, None)) is None:
         count = sum(1 for _ in read_trajectories(dataset))
         raise ValueError(f"{dataset}: nothing to train on: of its {count} trajectories none is solved")
-    with training_progress(quiet or as_json) as on_step:
-        summary = run(chain([first], solved), loaded.toolbox, output, settings, on_step=on_step)
+    silent = not is_main_process()
+    with training_progress(quiet or as_json or silent) as on_step:
+        summary = run(chain([first], solved), loaded.toolbox, output, SFTSettings(**settings), on_step=on_step)
+    if silent:
+        return
     if as_json:
         _print_json(summary)
     else:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import orjson
@@ -32,6 +32,8 @@ from toolenv.tools.calls import Effect, Json
 from toolenv.tools.errors import DeclarationError, InvalidArguments
 from toolenv.tools.identifiers import Identifier
 
+SQLITE: Final = "SQLite"
+"""The dialect of SQL that descriptions of tools name."""
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
@@ -55,9 +57,10 @@ class ToolSpec:
         parts = [self.name, self.description, self.parameters, self.effect]
         return hashlib.blake2b(orjson.dumps(parts), digest_size=6).hexdigest()
 
-    def to_openai(self) -> dict[str, Json]:
-        """The spec in OpenAI's form for function tools."""
-        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+    def to_openai(self, sql: str = SQLITE) -> dict[str, Json]:
+        """The spec in OpenAI's form for function tools; the description names that dialect of SQL, not SQLite."""
+        description = self.description.replace(SQLITE, sql)
+        function = {"name": self.name, "description": description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
 

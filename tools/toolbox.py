@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Protocol
 
 from toolenv.tools.calls import Json, ToolResult, require_json
-from toolenv.tools.declaration import Tool, ToolSpec
+from toolenv.tools.declaration import SQLITE, Tool, ToolSpec
 from toolenv.tools.errors import DeclarationError, MalformedCall, ToolError, UnknownTool
 from toolenv.tools.identifiers import Identifier
 
@@ -101,8 +101,9 @@ class Toolbox:
         """Every kind of identifier that tools take or that stands in their results, each once."""
         return tuple(dict.fromkeys((*self._shown, *self.identifiers)))
 
-    def to_openai(self) -> list[dict[str, Json]]:
-        return [spec.to_openai() for spec in self.specs]
+    def to_openai(self, sql: str = SQLITE) -> list[dict[str, Json]]:
+        """The specs in OpenAI's form, for worlds whose SQL is of that dialect."""
+        return [spec.to_openai(sql) for spec in self.specs]
 
     def dispatch(self, world: Transactional, name: str, arguments: Json) -> ToolResult:
         """Validate and run one call; never raises for what the agent did."""

@@ -1,31 +1,32 @@
-"""From trajectories to training examples: token ids, and which of them the loss is on.
+"""From trajectories to training examples: token ids, and what each token is.
 
-The loss is on what the assistant wrote (reasoning, calls, answers) and on nothing else. A conversation is shown just as
-`LanguageModelPolicy` will show it: the pieces are encoded one by one, as they will be when the student writes its own.
+A conversation is shown just as `LanguageModelPolicy` will show it: the pieces are encoded one by one, as they will be
+when the student writes its own. What the assistant wrote is REASON or ACT, everything else is OBSERVE.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING
 
+from toolenv.agents.dialects import SpanKind
 from toolenv.agents.language_model import Prompter, PromptStyle
 from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.toolbox import Toolbox
+from toolenv.training.spans import split_spans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation as (T,) ids and labels; a label is the id, or IGNORED where there is no loss."""
+    """One conversation: (T,) token ids and (T,) kinds."""
 
     input_ids: list[int]
-    labels: list[int]
+    kinds: list[SpanKind]
 
 
 def encode(
@@ -42,12 +43,22 @@ def encode(
         ModelError: the chat template that the style needs is missing, or rewrites earlier turns.
     """
     for trajectory in trajectories:
-        pieces = Prompter(style, toolbox, tokenizer).pieces(trajectory.messages)
-        ids: list[int] = []
-        labels: list[int] = []
-        encoded = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
-        for part, (_, own) in zip(encoded, pieces, strict=True):
-            ids += part
-            labels += part if own else [IGNORED] * len(part)
+        prompter = Prompter(style, toolbox, tokenizer)
+        pieces = prompter.pieces(trajectory.messages)
+        spans = [span for text, own in pieces for span in split_spans(text, prompter.dialect, own=own)]
+        encoded = tokenizer([text for text, _ in spans], add_special_tokens=False)["input_ids"]
+        ids = [token for part in encoded for token in part]
         if len(ids) <= max_length:
-            yield Example(ids, labels)
+            yield Example(ids, [kind for part, (_, kind) in zip(encoded, spans, strict=True) for _ in part])
+
+
+def make_batches(examples: Iterable[Example], batch_tokens: int, seed: int) -> list[list[Example]]:
+    """Batches of examples of like length, each of at most `batch_tokens` tokens when padded (or of one example)."""
+    rng = Random(seed)
+    batches: list[list[Example]] = [[]]
+    for example in sorted(examples, key=lambda example: (len(example.input_ids), rng.random())):
+        # Sorted by length, so the newest is the longest of its batch.
+        if batches[-1] and (len(batches[-1]) + 1) * len(example.input_ids) > batch_tokens:
+            batches.append([])
+        batches[-1].append(example)
+    return batches

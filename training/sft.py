@@ -1,30 +1,38 @@
-"""Supervised fine-tuning with TRL's SFTTrainer: the loss is on the assistant's tokens only.
+"""Supervised fine-tuning and distillation: trajectories in, a student's folder out.
 
-A batch holds conversations of like length up to a number of tokens, and batches come in random order. They are padded
-on the right without an attention mask: under a causal mask a pad at the end is seen by no token that counts, and on a
-CPU attention without a mask is a third faster.
+The loss is on the assistant's tokens only; how they are weighed, and whether a local teacher's distribution is learned,
+is a setting (`losses.SpanLoss`), and so is the order (`curriculum.Curriculum`). A batch holds conversations of like
+length up to a number of tokens, and batches come in random order. They are padded on the right without an attention
+mask: under a causal mask a pad at the end is seen by no token that counts, and on a CPU attention without a mask is a
+third faster.
+
+`accelerate launch` runs it on several processes: each takes every n-th batch, the main one writes the student.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from toolenv.agents.language_model import STYLE_FILE, ModelError, PromptStyle
 from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.base_models import base_model_path
-from toolenv.training.examples import IGNORED, Example, encode
+from toolenv.training.curriculum import Curriculum, draw_order
+from toolenv.training.examples import Example, encode, make_batches
+from toolenv.training.losses import SpanLoss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from toolenv.training.sad import SADTrainer
 
 BASE_MODELS = ("toolenv-tiny", "toolenv-small")
 CHAT_STYLE = PromptStyle(dialect="hermes", aliases=False, system=True, tools=True)
@@ -63,9 +71,17 @@ class SFTSettings(BaseModel):
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
+    loss: SpanLoss = SpanLoss()
+    curriculum: Curriculum | None = Field(None, description="Easy first; a random order if left out.")
     style: PromptStyle | None = Field(
         None, description="What the student is shown; as the model's folder says, else tools and policy in full."
     )
+
+    @model_validator(mode="after")
+    def _has_the_teacher_it_needs(self) -> SFTSettings:
+        if self.curriculum is not None and self.curriculum.gamma and self.loss.teacher is None:
+            raise ModelError("gamma is the weight of the teacher's entropy, and there is no local teacher")
+        return self
 
 
 def train_sft(
@@ -95,10 +111,12 @@ def train_sft(
         torch.set_num_threads(settings.threads)
     out = Path(out)
     model, tokenizer, style = load_model(settings)
+    teacher = load_teacher(settings, tokenizer, style)
     examples = list(encode(trajectories, tokenizer, toolbox, style, max_length=settings.max_length))
     if not examples:
         raise ModelError(f"nothing to train on: no trajectory has at most {settings.max_length} tokens")
-    trainer = _make_trainer(model, tokenizer, examples, out, settings, on_step)
+    batches = drawn_batches(examples, settings, teacher)
+    trainer = make_trainer(model, tokenizer, teacher, batches, out, settings, on_step)
     with warnings.catch_warnings():
         # torch warns of its own scheduler call order and pin_memory on a CPU; neither is ours to mend.
         warnings.filterwarnings("ignore", module=r"torch\..*")
@@ -106,10 +124,8 @@ def train_sft(
     model = trainer.model
     if settings.lora is not None:
         model = model.merge_and_unload()
-    _save(model, tokenizer, style, out)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tokens = round(_tokens(examples) * trainer.state.epoch)
-    seconds = result.metrics["train_runtime"]
+    losses = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    tokens, seconds = sum(map(_tokens, batches)), result.metrics["train_runtime"]
     summary = {
         "examples": len(examples),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -117,12 +133,14 @@ def train_sft(
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "tokens_per_second": round(tokens / seconds),
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "losses": [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
+        "first_loss": losses[0][1] if losses else None,
+        "last_loss": losses[-1][1] if losses else None,
+        "losses": losses,
         "settings": settings.model_dump(mode="json"),
     }
-    (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if is_main_process():
+        _save(model, tokenizer, style, out)
+        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -150,18 +168,70 @@ def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokeni
     return model, tokenizer, CHAT_STYLE
 
 
-def _make_trainer(
+def load_teacher(
+    settings: SFTSettings, tokenizer: PreTrainedTokenizerBase, style: PromptStyle
+) -> PreTrainedModel | None:
+    """The local teacher, if there is one.
+
+    Raises:
+        ModelError: there is no such model, or it reads another vocabulary or another style than the student.
+    """
+    if settings.loss.teacher is None:
+        return None
+    model, its_tokenizer, its_style = load_model(settings.model_copy(update={"model": settings.loss.teacher}))
+    if its_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(f"{settings.loss.teacher}: a local teacher must have the student's tokenizer")
+    if its_style != style:
+        raise ModelError(f"{settings.loss.teacher}: the teacher reads {its_style}, the student {style}")
+    return model
+
+
+def drawn_batches(
+    examples: list[Example], settings: SFTSettings, teacher: PreTrainedModel | None = None
+) -> list[list[Example]]:
+    """The batches to train on in their order, some more than once, until epochs or tokens are spent."""
+    batches = make_batches(examples, settings.batch_tokens, settings.seed)
+    sizes = [_tokens(batch) for batch in batches]
+    budget = settings.epochs * sum(sizes)
+    if settings.max_tokens is not None:
+        budget = min(budget, settings.max_tokens)
+    hardness = _hardness(batches, settings.curriculum, teacher)
+    return [batches[i] for i in draw_order(sizes, budget, settings.seed, settings.curriculum, hardness)]
+
+
+def _hardness(
+    batches: list[list[Example]], curriculum: Curriculum | None, teacher: PreTrainedModel | None
+) -> list[float]:
+    """The mean difficulty of the examples of each batch."""
+    if curriculum is None:
+        return []
+    nats = [[0.0] * len(batch) for batch in batches]
+    if teacher is not None and curriculum.gamma:
+        from toolenv.training.sad import teacher_entropies
+
+        nats = [teacher_entropies(teacher, batch) for batch in batches]
+    return [
+        sum(map(curriculum.difficulty, batch, each)) / len(batch) for batch, each in zip(batches, nats, strict=True)
+    ]
+
+
+def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: list[Example],
+    teacher: PreTrainedModel | None,
+    batches: list[list[Example]],
     out: Path,
     settings: SFTSettings,
-    on_step: Callable[[int, int, float], None] | None,
-) -> Any:
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> SADTrainer:
+    """A trainer that goes through the batches once, in their order."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from transformers.trainer_callback import PrinterCallback
+    from trl import SFTConfig
+
+    from toolenv.training.sad import SADTrainer, collate, row_of
 
     class Report(TrainerCallback):  # type: ignore[misc]  # transformers' types are skipped
         """Passes the loss on; TRL's own printing is off."""
@@ -170,19 +240,13 @@ def _make_trainer(
             if on_step is not None and logs and "loss" in logs:
                 on_step(state.global_step, state.max_steps, logs["loss"])
 
-    batches = make_batches(examples, settings.batch_tokens, settings.seed)
-    steps = math.ceil(settings.epochs * len(batches) / settings.accumulation)
-    if settings.max_tokens is not None:
-        tokens_a_step = _tokens(examples) / len(batches) * settings.accumulation
-        steps = max(1, min(steps, round(settings.max_tokens / tokens_a_step)))
     config = SFTConfig(
         output_dir=str(out / "checkpoints"),
-        max_steps=steps,
+        num_train_epochs=1,
         per_device_train_batch_size=1,  # a row is a whole batch
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
-        warmup_steps=round(settings.warmup_ratio * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=1.0,
         seed=settings.seed,
@@ -192,12 +256,14 @@ def _make_trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        logging_steps=max(1, steps // 50),
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
         use_cpu=not _has_gpu(),
     )
+    steps = math.ceil(len(batches) / (settings.accumulation * config.world_size))
+    config.warmup_steps = round(settings.warmup_ratio * steps)
+    config.logging_steps = max(1, steps // 50)
     lora = None
     if settings.lora is not None:
         lora = LoraConfig(
@@ -207,18 +273,17 @@ def _make_trainer(
             target_modules=settings.lora.target_modules,
             task_type="CAUSAL_LM",
         )
-    rows = [{"input_ids": [e.input_ids for e in batch], "labels": [e.labels for e in batch]} for batch in batches]
-    trainer = SFTTrainer(
+    trainer = SADTrainer(
+        loss=settings.loss,
+        teacher=teacher,
         model=model,
         args=config,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list([row_of(batch) for batch in batches]),
         processing_class=tokenizer,
-        data_collator=_collator(tokenizer),
+        data_collator=collate,
         callbacks=[Report()],
         peft_config=lora,
     )
-    from transformers.trainer_callback import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -229,37 +294,13 @@ def _checkpointing_field(config: type[Any]) -> str:
     return new if new in config.__dataclass_fields__ else "gradient_checkpointing"
 
 
-def make_batches(examples: list[Example], batch_tokens: int, seed: int) -> list[list[Example]]:
-    """Batches of examples of like length, each of at most `batch_tokens` tokens when padded (or of one example)."""
-    rng = Random(seed)
-    batches: list[list[Example]] = [[]]
-    for example in sorted(examples, key=lambda example: (len(example.input_ids), rng.random())):
-        # Sorted by length, so the newest is the longest of its batch.
-        if batches[-1] and (len(batches[-1]) + 1) * len(example.input_ids) > batch_tokens:
-            batches.append([])
-        batches[-1].append(example)
-    return batches
+def _tokens(batch: list[Example]) -> int:
+    return sum(len(example.input_ids) for example in batch)
 
 
-def _collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Pads a batch on the right to (B, T). Positions stand in for the mask, so that TRL can count tokens."""
-    import torch
-
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-
-    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        (batch,) = rows
-        width = max(len(ids) for ids in batch["input_ids"])
-        ids = [ids + [pad] * (width - len(ids)) for ids in batch["input_ids"]]
-        labels = [labels + [IGNORED] * (width - len(labels)) for labels in batch["labels"]]
-        positions = torch.arange(width).expand(len(ids), width)
-        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "position_ids": positions}
-
-    return collate
-
-
-def _tokens(examples: list[Example]) -> int:
-    return sum(len(example.input_ids) for example in examples)
+def is_main_process() -> bool:
+    """Whether this is the process that writes and tells, of those that `accelerate launch` or `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _has_gpu() -> bool:

@@ -20,6 +20,7 @@ HEAVY = {
     "psycopg",
     "peft",
     "pyarrow",
+    "pydantic_monty",
     "ray",
     "scipy",
     "sklearn",

@@ -24,6 +24,7 @@ COMMANDS = {
     "sandbox doctor",
     "sandbox gc",
     "sandbox list",
+    "train sad",
     "train sft",
 }
 

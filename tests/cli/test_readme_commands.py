@@ -33,9 +33,9 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
     model = shutil.copytree(base_models.base_model_path("tiny"), tmp_path / "toolenv-tiny")
     for module in (base_models, sft):  # no test changes the model that ships
         monkeypatch.setattr(module, "base_model_path", lambda name: model)
-    decode = language_model.greedy_decode
+    decode = language_model.decode
     monkeypatch.setattr(
-        language_model, "greedy_decode", lambda *given, **named: decode(*given, **{**named, "max_new_tokens": 8})
+        language_model, "decode", lambda *given, **named: decode(*given, **{**named, "max_new_tokens": 8})
     )
     monkeypatch.setattr(demo, "FULL", demo.Size(tasks=80, tokens=3_000, evaluated=2))
     monkeypatch.chdir(tmp_path)

@@ -8,14 +8,13 @@ import io
 import os
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from random import Random
 
 import pytest
 
 from toolenv.scenarios.audit import audit, default_seeds
-from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
+from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.plan import PlannedStep
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.scenarios.schema import Family
@@ -24,20 +23,11 @@ from toolenv.tools.errors import RuleViolation, ScenarioError
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 
+SCENARIO = "code"
 TAGS = {
     *("routing", "arithmetic", "csv", "json", "nested", "dates", "statistics", "group_by", "join", "dirty", "locale"),
     *("repair", "write", "multi_step", "refusal", "wrong_id", "missing_information", "no_tool"),
 }
-
-
-@pytest.fixture(scope="module")
-def scenario() -> Scenario:
-    return load_scenario("code")
-
-
-@pytest.fixture(scope="module")
-def sampler(scenario: Scenario) -> Sampler:
-    return Sampler(scenario, "all")
 
 
 @pytest.fixture(scope="module")
@@ -158,18 +148,6 @@ def test_texts_are_short_enough_for_a_small_student(
                 assert len((step.answer or "").split()) <= 20, step.answer
 
 
-def test_every_family_can_be_drawn_in_every_world(scenario: Scenario, sampler: Sampler) -> None:
-    population = scenario.file.population
-    assert population.kind == "files"
-    seeds_of: dict[str, int] = defaultdict(int)
-    for seed in (*range(600), *range(800_000, 800_150), *range(900_000, 900_150)):
-        seeds_of[sampler.task_of("arithmetic", seed).world.name] = seed
-    assert len(seeds_of) == population.worlds + 2 * population.held_out_worlds
-    for name in scenario.families:
-        for seed in seeds_of.values():
-            assert sampler.task_of(name, seed).instruction
-
-
 def test_there_are_ten_thousand_different_tasks(scenario: Scenario) -> None:
     train = Sampler(scenario)
     assert len({train.task(seed).content for seed in range(12_500)}) >= 10_000
@@ -196,6 +174,28 @@ def test_who_changes_a_data_file_fails(sampler: Sampler, sandbox: EmbeddedSandbo
     assert not grade.state
 
 
+@pytest.mark.parametrize(("extra", "solves"), [("", True), ("# as asked\n", False)])
+def test_a_rewrite_is_no_repair(sampler: Sampler, sandbox: EmbeddedSandbox, extra: str, solves: bool) -> None:
+    """Whoever writes the file anew, having worked the number out elsewhere, has not repaired it."""
+    for seed in range(5):
+        task = sampler.task_of("repair_script", seed)
+        session = sandbox.open(task.world, task.scenario.toolbox)
+        path, text = task.variables["script"]["path"], task.variables["repaired"]["text"] + extra
+        results = [
+            session.call("write_file", {"path": path, "text": text}),
+            session.call("run_python", {"code": f"print({task.variables['sum']['total']})"}),
+        ]
+        grade = task.grade(
+            answer=f"It prints {task.variables['sum']['total']}.",
+            diff=session.diff(),
+            results=[result.text for result in results],
+            violations=[],
+            writes=0,
+        )
+        session.close()
+        assert (grade.answer, grade.seen, grade.state) == (True, True, solves)
+
+
 def test_the_scenario_passes_its_audit(scenario: Scenario) -> None:
     report = audit(scenario, seeds=default_seeds(4))
     assert report.ok, [str(breach) for breach in report.breaches[:5]]
@@ -204,17 +204,3 @@ def test_the_scenario_passes_its_audit(scenario: Scenario) -> None:
     assert {family.family for family in report.families if "read_only" in family.outcomes} == {
         *("repair_script", "write_totals")
     }
-
-
-@pytest.mark.slow
-def test_the_scenario_passes_its_audit_at_many_seeds(scenario: Scenario) -> None:
-    report = audit(scenario)
-    assert report.ok, [str(breach) for breach in report.breaches[:5]]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("locale", ["de_DE", "ja_JP"])
-def test_the_scenario_passes_its_audit_in_other_locales(scenario: Scenario, locale: str) -> None:
-    other = parse_scenario(scenario.source.replace(b"locale: en_US", f"locale: {locale}".encode()))
-    report = audit(other, seeds=default_seeds(8))
-    assert report.ok, [str(breach) for breach in report.breaches[:5]]

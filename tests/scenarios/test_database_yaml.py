@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from random import Random
 
 import pytest
 
 from toolenv.scenarios.audit import audit, default_seeds
-from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
+from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.plan import CompiledPlan, PlannedStep
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.scenarios.schema import Family
 
+SCENARIO = "database"
 TAGS = {
     *("routing", "join", "aggregation", "group_by", "exploration", "write", "bulk", "refusal", "missing_information"),
     *("wrong_id", "no_tool", "multi_step", "search", "ranking"),
@@ -23,16 +23,6 @@ TWINS = (
     ("hand_out_asset", "hand_out_refused"),
     ("book_hours", "book_refused"),
 )
-
-
-@pytest.fixture(scope="module")
-def scenario() -> Scenario:
-    return load_scenario("database")
-
-
-@pytest.fixture(scope="module")
-def sampler(scenario: Scenario) -> Sampler:
-    return Sampler(scenario, "all")
 
 
 def tools_of(family: Family) -> set[str]:
@@ -99,18 +89,6 @@ def test_texts_are_short_enough_for_a_small_student(scenario: Scenario, sampler:
                 assert len((step.answer or "").split()) <= 20, step.answer
 
 
-def test_every_family_can_be_drawn_in_every_world(scenario: Scenario, sampler: Sampler) -> None:
-    population = scenario.file.population
-    assert population.kind == "business"
-    seeds_of: dict[str, list[int]] = defaultdict(list)
-    for seed in (*range(400), *range(800_000, 800_100), *range(900_000, 900_100)):
-        seeds_of[sampler.task_of("policy_question", seed).world.name].append(seed)
-    assert len(seeds_of) == population.worlds + 2 * population.held_out_worlds
-    for name in scenario.families:
-        for seeds in seeds_of.values():
-            assert sampler.task_of(name, seeds[0]).instruction
-
-
 def test_the_requests_of_twins_do_not_give_away_the_outcome(scenario: Scenario) -> None:
     """What is allowed and what is refused is asked for in the same words, so that only looking tells."""
     for allowed, refused in TWINS:
@@ -145,17 +123,3 @@ def test_the_scenario_passes_its_audit(scenario: Scenario) -> None:
     assert report.ok, [str(breach) for breach in report.breaches[:5]]
     for family in report.families:
         assert "superfluous" in family.outcomes, family.family
-
-
-@pytest.mark.slow
-def test_the_scenario_passes_its_audit_at_many_seeds(scenario: Scenario) -> None:
-    report = audit(scenario)
-    assert report.ok, [str(breach) for breach in report.breaches[:5]]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("locale", ["de_DE", "ja_JP"])
-def test_the_scenario_passes_its_audit_in_other_locales(scenario: Scenario, locale: str) -> None:
-    other = parse_scenario(scenario.source.replace(b"locale: en_US", f"locale: {locale}".encode()))
-    report = audit(other, seeds=default_seeds(8))
-    assert report.ok, [str(breach) for breach in report.breaches[:5]]

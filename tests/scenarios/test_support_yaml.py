@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
 
 from toolenv.scenarios.audit import audit, default_seeds
-from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.sampler import Sampler
 from toolenv.scenarios.schema import Family, Step
 from toolenv.tools.identifiers import Aliases
 
+SCENARIO = "support"
 TAGS = {
     *("routing", "aggregation", "ranking", "group_by", "write", "files", "statistics", "arithmetic", "decision"),
     *("refusal", "missing_information", "wrong_id", "multi_step", "amount", "free_text"),
 }
 TWINS = (("credit_largest_of_day", "credit_refused"),)
-
-
-@pytest.fixture(scope="module")
-def scenario() -> Scenario:
-    return load_scenario("support")
-
-
-@pytest.fixture(scope="module")
-def sampler(scenario: Scenario) -> Sampler:
-    return Sampler(scenario, "all")
 
 
 def kinds_of(scenario: Scenario, plan: list[Step]) -> set[str]:
@@ -53,11 +42,29 @@ def test_most_families_need_tools_of_several_kinds(scenario: Scenario) -> None:
     assert together == {"crm", "database", "interpreter", "exchange"}
 
 
+def test_the_hardest_need_an_export_code_and_the_crm(scenario: Scenario) -> None:
+    hardest = [family for family in scenario.families.values() if family.difficulty == 5]
+    assert len(hardest) >= 2
+    for family in hardest:
+        assert kinds_of(scenario, family.plan) >= {"crm", "interpreter", "exchange"}
+
+
+def test_what_is_reconciled_does_not_agree(sampler: Sampler) -> None:
+    """In every world some of what was paid for orders that came to nothing is refunded, and some is not."""
+    for seed in range(0, 400, 10):
+        task = sampler.task_of("refunds_owed", seed)
+        owed, world = task.variables["sum"]["n"], task.world.open()
+        status = task.variables["status"]
+        paid = world.value("SELECT sum(paid) FROM orders WHERE status = ?", (status,))
+        world.close()
+        assert 0 < task.variables["tops"][0]["gap"] < owed < paid
+
+
 def test_there_are_families_of_every_kind(scenario: Scenario) -> None:
     unseen = [family for family in scenario.families.values() if family.split == "unseen"]
     assert len(unseen) >= 3
     assert {tag for family in scenario.families.values() for tag in family.tags} >= TAGS
-    assert {family.difficulty for family in scenario.families.values()} == {1, 2, 3, 4}
+    assert {family.difficulty for family in scenario.families.values()} == {1, 2, 3, 4, 5}
     assert all(len(family.phrasings) >= 3 for family in scenario.families.values())
 
 
@@ -73,18 +80,6 @@ def test_texts_are_short_enough_for_a_small_student(scenario: Scenario, sampler:
     for name in scenario.families:
         for seed in range(8):
             assert len(sampler.task_of(name, seed).instruction.split()) <= 40
-
-
-def test_every_family_can_be_drawn_in_every_world(scenario: Scenario, sampler: Sampler) -> None:
-    population = scenario.file.population
-    assert population.kind == "crm"
-    seeds_of: dict[str, list[int]] = defaultdict(list)
-    for seed in (*range(400), *range(800_000, 800_100), *range(900_000, 900_100)):
-        seeds_of[sampler.task_of("missing_id", seed).world.name].append(seed)
-    assert len(seeds_of) == population.worlds + 2 * population.held_out_worlds
-    for name in scenario.families:
-        for seeds in seeds_of.values():
-            assert sampler.task_of(name, seeds[0]).instruction
 
 
 @pytest.mark.parametrize("twins", TWINS)
@@ -118,9 +113,3 @@ def test_the_scenario_passes_its_audit(scenario: Scenario) -> None:
     assert report.ok, [str(breach) for breach in report.breaches[:5]]
     for family in report.families:
         assert "superfluous" in family.outcomes, family.family
-
-
-@pytest.mark.slow
-def test_the_scenario_passes_its_audit_at_many_seeds(scenario: Scenario) -> None:
-    report = audit(scenario)
-    assert report.ok, [str(breach) for breach in report.breaches[:5]]

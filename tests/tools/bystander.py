@@ -48,11 +48,12 @@ def say(line: dict[str, object]) -> None:
 
 
 def descendants(process: int) -> list[int]:
-    """The processes below a process, the oldest of each first; a parent stands before its children."""
+    """The processes below a process, a parent before its children; without those of Monty's pool, which come and go."""
     found = []
     for task in Path(f"/proc/{process}/task").iterdir():
         for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
+            if Path(f"/proc/{child}/comm").read_text() != "monty\n":
+                found += [child, *descendants(child)]
     return found
 
 

@@ -32,6 +32,7 @@ from toolenv.tools.sandbox.docker_sandbox import DockerSandbox, PoolSettings
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 from toolenv.tools.sandbox.interpreters import SandboxUnavailable
 from toolenv.tools.sandbox.limits import Limits
+from toolenv.tools.sandbox.monty import MontySandbox
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import WorldImage, open_connection
 
@@ -99,11 +100,11 @@ class Surroundings:
 
 
 @contextmanager
-def around_embedded(folder: Path) -> Iterator[Surroundings]:
-    sandbox = EmbeddedSandbox(LIMITS)
+def around_local(sandbox: EmbeddedSandbox, supervisor: int, folder: Path) -> Iterator[Surroundings]:
+    """The bystander is another child of this process."""
     with closing(sandbox):
         words = {
-            "SUPERVISOR": sandbox._interpreters.supervisor._process.pid,
+            "SUPERVISOR": supervisor,
             "OWNER": os.getpid(),
             "SOURCE": SANDBOX,
             "GUEST": SANDBOX.with_name("guest") / "lockdown.py",
@@ -118,6 +119,19 @@ def around_embedded(folder: Path) -> Iterator[Surroundings]:
 
             yield Surroundings(sandbox, json.loads(bystander.stdout.readline()), ask, words)
             bystander.stdin.close()
+
+
+@contextmanager
+def around_embedded(folder: Path) -> Iterator[Surroundings]:
+    sandbox = EmbeddedSandbox(LIMITS)
+    with around_local(sandbox, sandbox._interpreters.supervisor._process.pid, folder) as surroundings:
+        yield surroundings
+
+
+@contextmanager
+def around_monty(folder: Path) -> Iterator[Surroundings]:
+    with around_local(MontySandbox(LIMITS), os.getpid(), folder) as surroundings:
+        yield surroundings
 
 
 @contextmanager
@@ -150,7 +164,7 @@ def around_docker(_: Path) -> Iterator[Surroundings]:
         assert api.diff(worker.name) == written, "something was written to the container's layer"
 
 
-AROUND = {"embedded": around_embedded, "docker": around_docker}
+AROUND = {"embedded": around_embedded, "monty": around_monty, "docker": around_docker}
 
 
 @pytest.fixture(scope="module", params=AROUND)
@@ -176,7 +190,8 @@ def test_contained(around, snippet):
         assert hostile.ESCAPED not in result.text, "it had what it tried to get"
         shown = result.text.replace(f"\\u0000{around.secrets[0]}", "")
         assert not [secret for secret in around.secrets if secret in shown], "a secret is shown"
-        assert re.search(snippet.says, result.text), "it failed for another reason than meant"
+        if around.sandbox.name != "monty":  # there most fail because there is no such thing
+            assert re.search(snippet.says, result.text), "it failed for another reason than meant"
         assert len(result.text) < 30_000, "the result is longer than the limit on output allows"
         texts = [session.call("run_python", {"code": "print(1 + 1)"}).text for _ in range(1 if snippet.sound else 3)]
         assert texts[-1] == '{"output":"2"}' or snippet.kind == "confuse", "the interpreter is of no use any more"
@@ -236,10 +251,10 @@ def test_contained_as_an_ordinary_user(open_folder):
         "-p",
         "no:cacheprovider",
         "-k",
-        "embedded",
+        "not docker",
         f"--basetemp={open_folder / 'base'}",
         Path(__file__).name,
     ]
     run = subprocess.run([*prefix, *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout[-5000:]
-    assert f"{len(hostile.SNIPPETS) + 1} passed" in run.stdout
+    assert f"{2 * (len(hostile.SNIPPETS) + 1)} passed" in run.stdout

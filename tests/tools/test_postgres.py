@@ -420,7 +420,12 @@ def test_values_that_do_not_fit_are_refused(shared: ToolSession) -> None:
 def test_the_sandbox_is_chosen_by_its_name(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOOLENV_POSTGRES_DSN", server.dsn)
     env = ToolEnv("database", sandbox="postgres")
-    env.reset(seed=3)
+    _, info = env.reset(seed=3)
+    said = {tool["function"]["name"]: tool["function"]["description"] for tool in info["tools"]}
+    for name in ("run_sql", "execute_sql", "explain_query"):
+        assert "PostgreSQL" in said[name], "agents are told which SQL it is"
+        assert "SQLite" in env.toolbox[name].spec.description, "and versions of tools do not depend on it"
+    assert "SQLite" not in str(said)
     assert server.value("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'toolenv%'") > 0
     env.close()
     monkeypatch.delenv("TOOLENV_POSTGRES_DSN")

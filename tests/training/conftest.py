@@ -14,6 +14,14 @@ from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.training.base_models import base_model_path, load_tokenizer, new_model
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two threads of a small model wait for each other more than they compute, all the more beside other work."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def crm() -> Scenario:
     return load_scenario("crm")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from toolenv.agents.dialects import HermesDialect
+from toolenv.agents.dialects import HermesDialect, SpanKind
 from toolenv.agents.language_model import ModelError, Prompter, PromptStyle
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
 from toolenv.training.base_models import base_model_path, load_tokenizer
-from toolenv.training.examples import IGNORED, encode
+from toolenv.training.examples import Example, encode
 from toolenv.training.sft import CHAT_STYLE
 
 tokenizer = load_tokenizer(base_model_path("tiny"))
+
+
+def own_ids(example: Example) -> list[int]:
+    return [i for i, kind in zip(example.input_ids, example.kinds, strict=True) if kind is not SpanKind.OBSERVE]
 
 
 @pytest.mark.parametrize("style", [PromptStyle(), PromptStyle(aliases=False, system=True)])
@@ -23,10 +27,18 @@ def test_an_example_is_the_conversation_and_its_loss_is_on_the_assistants_turns(
         text = "".join(text for text, _ in Prompter(style, crm.toolbox).pieces(trajectory.messages))
         assert tokenizer.decode(example.input_ids) == text
         assert tokenizer(text)["input_ids"] == example.input_ids
-        trained = tokenizer.decode([token for token in example.labels if token != IGNORED])
+        trained = tokenizer.decode(own_ids(example))
         turns = [part.partition("<|end|>")[0] + "<|end|>" for part in text.split("<|assistant|>")[1:]]
         assert trained == "".join(turns)
-        assert all(label in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True))
+
+
+def test_reasons_and_acts_are_those_of_the_recorded_steps(crm: Scenario, solved: list[Trajectory]) -> None:
+    style = PromptStyle(aliases=False)
+    for trajectory, example in zip(solved, encode(solved, tokenizer, crm.toolbox, style, max_length=4096), strict=True):
+        for kind in (SpanKind.REASON, SpanKind.ACT):
+            ids = [token for token, its in zip(example.input_ids, example.kinds, strict=True) if its is kind]
+            spans = [step.text[s.start : s.end] for step in trajectory.steps for s in step.spans if s.kind is kind]
+            assert tokenizer.decode(ids) == "".join(spans)
 
 
 def test_the_dialect_and_the_chat_template_agree(crm: Scenario, solved: list[Trajectory]) -> None:
@@ -37,7 +49,9 @@ def test_the_dialect_and_the_chat_template_agree(crm: Scenario, solved: list[Tra
             trajectory.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
         assert rendered["input_ids"] == example.input_ids
-        assert [bool(mask) for mask in rendered["assistant_masks"]] == [label != IGNORED for label in example.labels]
+        assert [bool(mask) for mask in rendered["assistant_masks"]] == [
+            k is not SpanKind.OBSERVE for k in example.kinds
+        ]
 
 
 def test_aliases_hide_every_identifier_and_are_one_token_each(crm: Scenario, solved: list[Trajectory]) -> None:
@@ -67,7 +81,7 @@ def test_any_chat_template_serves_through_the_hermes_dialect(crm: Scenario, solv
     for trajectory, example in zip(
         solved, encode(solved, chat, crm.toolbox, CHAT_STYLE, max_length=100_000), strict=True
     ):
-        trained = chat.decode([token for token in example.labels if token != IGNORED])
+        trained = chat.decode(own_ids(example))
         turns = [turn for turn in trained.split("<|end|>\n") if turn]
         dialect = HermesDialect()
         assert [dialect.parse(turn) for turn in turns] == [step.parsed for step in trajectory.steps]

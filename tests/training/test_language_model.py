@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Prompter, PromptStyle, greedy_decode
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Prompter, PromptStyle, Student
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.actions import Answer, Call, Malformed
@@ -47,14 +47,33 @@ def test_text_is_the_decoding_of_the_ids(policy: LanguageModelPolicy, episodes: 
             assert policy.tokenizer.decode(step.token_ids) == step.text
 
 
-def test_the_batch_does_not_change_what_is_decoded(policy: LanguageModelPolicy) -> None:
-    contexts = [
-        policy.tokenizer(text)["input_ids"]
-        for text in ("<|user|>Hi<|end|><|assistant|>", "<|user|>A longer one, 12<|end|>")
-    ]
-    together = greedy_decode(policy.model, contexts, end=7, max_new_tokens=10)
-    alone = [greedy_decode(policy.model, [ids], end=7, max_new_tokens=10)[0] for ids in contexts]
-    assert [ids for ids, _ in together] == [ids for ids, _ in alone]
+def test_a_sampled_episode_depends_on_its_trial_and_not_on_its_batch(crm: Scenario, fresh_model: Path) -> None:
+    policy = LanguageModelPolicy(fresh_model, max_new_tokens=8, temperature=1.0)
+    attempts = [Attempt(seed, trial=trial) for seed in range(2) for trial in range(2)]
+
+    def texts(batch: int) -> dict[str, list[str]]:
+        done = rollout(crm, policy, attempts, batch=batch, max_steps=2)
+        return {trajectory.id: [step.text for step in trajectory.steps] for trajectory in done}
+
+    together = texts(4)
+    assert together == texts(3) == texts(1)
+    assert len({str(written) for written in together.values()}) == 4
+
+
+def test_a_loaded_student_acts_with_the_weights_it_has_now(crm: Scenario, fresh_model: Path) -> None:
+    student = Student.load(fresh_model)
+    policy = LanguageModelPolicy(student, max_new_tokens=8)
+
+    def texts(acting: LanguageModelPolicy) -> list[str]:
+        (trajectory,) = rollout(crm, acting, [Attempt(1)], max_steps=2)
+        return [step.text for step in trajectory.steps]
+
+    before = texts(policy)
+    assert policy.name == "student"
+    assert before == texts(LanguageModelPolicy(fresh_model, max_new_tokens=8))
+    with torch.no_grad():
+        student.model.model.layers[-1].mlp.down_proj.weight.normal_()
+    assert texts(policy) != before
 
 
 def test_a_students_aliases_are_resolved_on_the_way_back(crm: Scenario) -> None:

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolenv.agents.dialects import SpanKind
 from toolenv.agents.language_model import LanguageModelPolicy, ModelError, PromptStyle
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
-from toolenv.training.examples import Example
-from toolenv.training.sft import LoraSettings, SFTSettings, make_batches, train_sft
+from toolenv.training.examples import Example, make_batches
+from toolenv.training.sft import LoraSettings, SFTSettings, train_sft
 
 
 def settings(model: Path, **more: object) -> SFTSettings:
@@ -73,7 +74,7 @@ def test_what_can_not_be_trained_is_told(
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(16, 200), st.integers(0, 3))
 def test_batches_hold_every_example_once_and_keep_to_their_size(lengths: list[int], size: int, seed: int) -> None:
-    examples = [Example([i] * length, [i] * length) for i, length in enumerate(lengths)]
+    examples = [Example([i] * length, [SpanKind.ACT] * length) for i, length in enumerate(lengths)]
     batches = make_batches(examples, size, seed)
     assert sorted(e.input_ids[0] for batch in batches for e in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * max(len(e.input_ids) for e in batch) <= size for batch in batches)

@@ -40,9 +40,14 @@ class ToolSession(Protocol):
 
 
 class Sandbox(Protocol):
-    """Opens sessions."""
+    """Opens sessions.
+
+    Attributes:
+        sql: the SQL that agents write in its worlds, as descriptions of tools are to call it.
+    """
 
     name: str
+    sql: str
 
     @property
     def level(self) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from toolenv.tools.calls import Json, ToolResult
+from toolenv.tools.declaration import SQLITE
 from toolenv.tools.errors import OperatorError, SandboxLost
 from toolenv.tools.forks import abandon_in_forks
 from toolenv.tools.sandbox import docker_container, docker_image, docker_labels
@@ -255,6 +256,7 @@ class DockerSandbox:
     """
 
     name = "docker"
+    sql = SQLITE
 
     def __init__(
         self,
@@ -320,6 +322,7 @@ class SharedDocker:
     """What environments get that name "docker": one `DockerSandbox` a process, closed by the last of them."""
 
     name = "docker"
+    sql = SQLITE
 
     def __init__(self) -> None:
         key = os.getpid()

@@ -8,6 +8,7 @@ can not enforce this gets no embedded interpreter; toolboxes without one work ev
 from __future__ import annotations
 
 from toolenv.tools.calls import Json, ToolResult
+from toolenv.tools.declaration import SQLITE
 from toolenv.tools.interpreter.session import Interpreters, PythonSession
 from toolenv.tools.sandbox.interpreters import LocalInterpreters
 from toolenv.tools.sandbox.limits import Limits
@@ -54,6 +55,7 @@ class EmbeddedSandbox:
     """
 
     name = "embedded"
+    sql = SQLITE
 
     def __init__(self, limits: Limits | None = None, interpreters: Interpreters | None = None) -> None:
         self.limits = limits or Limits()

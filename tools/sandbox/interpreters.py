@@ -32,7 +32,7 @@ _MOST_EXCEPTION: Final = 4_000  # its message is cut at 500, its name at 100
 
 
 class SandboxUnavailable(OperatorError):
-    """This machine lacks what the sandbox needs, or can not enforce what it promises; so that it does not start."""
+    """What the sandbox promises can not be had here: of the kernel, for want of a package, or in a forked process."""
 
 
 class Supervisor:
@@ -60,8 +60,9 @@ class Supervisor:
             first = self._receive()[0]
             if "unavailable" in first:
                 raise SandboxUnavailable(
-                    f"agent-written code can not be contained on this machine: {first['unavailable']}. Another sandbox"
-                    ' is "docker"; `toolenv sandbox doctor` says more'
+                    f"agent-written code can not be contained on this machine: {first['unavailable']}. Other"
+                    ' sandboxes are "docker", and "monty" for a subset of Python (pip install \'toolenv[monty]\');'
+                    " `toolenv sandbox doctor` says more"
                 )
         except BaseException:
             self.close()

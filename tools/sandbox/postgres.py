@@ -69,6 +69,7 @@ class PostgresSandbox:
 
     name = "postgres"
     level = "a server that runs SQL only"
+    sql = "PostgreSQL"
 
     def __init__(self, dsn: str | None = None) -> None:
         if importlib.util.find_spec("psycopg") is None:

@@ -10,6 +10,7 @@ from toolenv.tools.sandbox.contract import Sandbox
 SANDBOXES: Final[dict[str, str]] = {
     "embedded": "embedded.EmbeddedSandbox",
     "docker": "docker_sandbox.SharedDocker",
+    "monty": "monty.MontySandbox",
     "postgres": "postgres.PostgresSandbox",
 }
 """Name -> module and class, imported when it is asked for: some need packages that few have."""
@@ -20,7 +21,7 @@ def make_sandbox(name: str) -> Sandbox:
 
     Raises:
         ValueError: there is none of that name, or the server that it needs is not named.
-        OperatorError: a package that it needs is not installed.
+        OperatorError: a package that it needs is not installed: for monty, SandboxUnavailable.
     """
     if name not in SANDBOXES:
         raise ValueError(f"there is no sandbox {name!r}; there are: {', '.join(SANDBOXES)}")

@@ -86,10 +86,10 @@ class Interpreter:
         try:
             self._execute(request["code"], request["name"], variables)
         except BaseException as error:
-            exception, line = _described(error), _line_of(error, request["name"])
+            exception, line = described(error), _line_of(error, request["name"])
         return {
             "nonce": request["nonce"],
-            "files": self._changes(),  # before the output, to which it may add
+            "files": changes(self._known, self.files, self.output),  # before the output, to which it may add
             "output": self.output.take(),
             "exception": exception,
             "line": line,
@@ -105,17 +105,21 @@ class Interpreter:
             if value is not None:
                 self.output.write(f"{value!r}\n")
 
-    def _changes(self) -> dict[str, str | None]:
-        """Files that the cell wrote, as text, and with None those that it removed."""
-        changes: dict[str, str | None] = dict.fromkeys(sorted(self._known.keys() - self.files.contents))
-        for path, content in sorted(self.files.contents.items()):
-            if self._known.get(path) != content:
-                try:
-                    changes[path] = content.decode()
-                except UnicodeDecodeError:
-                    del self.files.contents[path]
-                    self.output.write(f"[{path} is not UTF-8 text, and was not kept]\n")
-        return changes
+
+def changes(known: Mapping[str, bytes], files: Files, output: Output) -> dict[str, str | None]:
+    """Files that differ from those known, as text, and with None those that are gone.
+
+    One that is no text is removed, and `output` says so.
+    """
+    found: dict[str, str | None] = dict.fromkeys(sorted(known.keys() - files.contents))
+    for path, content in sorted(files.contents.items()):
+        if known.get(path) != content:
+            try:
+                found[path] = content.decode()
+            except UnicodeDecodeError:
+                del files.contents[path]
+                output.write(f"[{path} is not UTF-8 text, and was not kept]\n")
+    return found
 
 
 def serve(channel: int, interpreter: Interpreter) -> None:
@@ -141,7 +145,7 @@ def _namespace() -> dict[str, Any]:
     return {"__name__": "__main__", "__builtins__": builtins}
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """Such as "KeyError: 'amount'"."""
     try:
         message = str(error) if not isinstance(error, SyntaxError) else str(error.msg)

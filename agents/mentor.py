@@ -1,0 +1,105 @@
+"""Mentored problem solving (SCoRe, arXiv 2509.14257): the student acts, the teacher replaces its earliest error.
+
+Every decision of the student is judged on a fork before it is carried out. Where it is wrong or wasteful, the teacher's
+step is taken in its place, and the student goes on from the corrected prefix; so nothing ever has to be rolled back,
+and no repair starts from a world that the error has changed. After `repairs` corrections the student is left alone.
+
+A corrected step carries the labels `corrected` (what was wrong), `rejected` and `rejected_action` (what the student
+wrote, and what that meant); all steps of the student carry the `label` of `Label`.
+From the records come trajectories to fine-tune on, preference pairs and the prefixes for short-horizon RL: see
+`key_steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from toolenv.agents.dialects import ToolenvDialect
+from toolenv.agents.equivalence import Guide, Judgement
+from toolenv.agents.oracle import to_action
+from toolenv.agents.policy import Decision, Episode, Policy
+from toolenv.agents.trajectory import Trajectory, recordable
+from toolenv.envs.actions import parse_action
+from toolenv.tools.calls import Json
+
+CORRECTED, REJECTED, REJECTED_ACTION = "corrected", "rejected", "rejected_action"
+DEFAULT_REPAIRS = 5
+_DIALECT = ToolenvDialect()
+
+
+class MentoredPolicy:
+    """A student under a mentor.
+
+    Args:
+        student: acts first.
+        repairs: corrections an episode (5 in the paper, 3 in its code); 0 only labels the student's steps.
+    """
+
+    def __init__(self, student: Policy, *, repairs: int = DEFAULT_REPAIRS) -> None:
+        self.student, self.repairs = student, repairs
+        self.name = f"{student.name}+mentor:{repairs}"
+
+    def act(self, episodes: Sequence[Episode]) -> list[Decision]:
+        views = [_view(episode) for episode in episodes]
+        return [
+            self._reviewed(episode, decision)
+            for episode, decision in zip(episodes, self.student.act(views), strict=True)
+        ]
+
+    def _reviewed(self, episode: Episode, decision: Decision) -> Decision:
+        memory = episode.memory
+        guide: Guide = memory["guide"]
+        judgement = guide.judge(episode.env, decision.action)
+        memory["guide"] = judgement.after
+        labels: dict[str, Json] = {**decision.labels, "label": judgement.label.value}
+        if judgement.label.right or memory["repairs"] >= self.repairs:
+            return replace(decision, labels=labels)
+        planned = guide.advise(episode.env, episode.rng("mentor"))
+        if planned is None:  # what was done before, uncorrected, has made the task unsolvable
+            return replace(decision, labels=labels)
+        memory["repairs"] += 1
+        # What the student remembers ends in its own step; it reads the corrected conversation anew.
+        memory["student"] = {key: value for key, value in memory["student"].items() if key.startswith("rng:")}
+        action = to_action(planned)
+        memory["guide"] = guide.judge(episode.env, action).after
+        return Decision(action, labels=_correction(judgement, decision))
+
+
+def _view(episode: Episode) -> Episode:
+    """The episode as the student sees it: with a memory of its own."""
+    if "guide" not in episode.memory:
+        episode.memory.update(guide=Guide.start(episode.env), student={}, repairs=0)
+    return Episode(episode.env, episode.trial, episode.memory["student"])
+
+
+def _correction(judgement: Judgement, rejected: Decision) -> dict[str, Json]:
+    action = parse_action(rejected.action)
+    text = _DIALECT.render(action) if rejected.text is None else rejected.text
+    return {CORRECTED: judgement.why, REJECTED: text, REJECTED_ACTION: recordable(action)}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStep:
+    """A step at which a mentor corrected a student.
+
+    Attributes:
+        task: its id.
+        prefix: the actions before it.
+        chosen, rejected: the action of the mentor, and the student's.
+        solved: whether the episode was solved in the end, which validates the corrections.
+    """
+
+    task: str
+    prefix: tuple[Json, ...]
+    chosen: Json
+    rejected: Json
+    solved: bool
+
+
+def key_steps(trajectory: Trajectory) -> Iterator[KeyStep]:
+    """The corrections of a mentored episode, in order."""
+    for index, step in enumerate(trajectory.steps):
+        if CORRECTED in step.labels:
+            prefix = tuple(earlier.action for earlier in trajectory.steps[:index])
+            yield KeyStep(trajectory.task, prefix, step.action, step.labels[REJECTED_ACTION], trajectory.success)

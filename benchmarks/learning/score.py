@@ -1,0 +1,226 @@
+"""Do SCoRe and SWiRL pay? One tiny student each, at equal teacher steps and equal tokens, on held-out tasks of crm.
+
+    python benchmarks/learning/score.py -o runs/learning/score [--seeds 5] [--arms cold score-sft ...]
+    python benchmarks/learning/score.py -o runs/learning/score --table
+
+A seed has its own 1,000 training tasks and 300 test tasks. Arms:
+
+- cold: cloning the teacher on the first 300 tasks.
+- score-sft: the cold student acts on the other 700 under a mentor; a student is trained on the teacher's episodes and
+  the corrected ones.
+- clone: cloning as many of the teacher's steps as score-sft took (cold start and corrections together).
+- clone-all: cloning the teacher on all 1,000 tasks.
+- score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
+  the key-step reward; `score-rl-long`, from the start of the episodes.
+- swirl, swirl-sft: step-wise RL at the states of the mentored episodes, from clone and from score-sft.
+
+All students but cold see the same number of tokens; those of RL go on from theirs. "drifted" are the same test tasks
+with tool results in other field names, error texts and value formats. Each finished run is a JSON file in the folder:
+the same command again makes what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sad import with_interval
+
+from toolenv.agents.collect import collect
+from toolenv.agents.drift import DriftedPolicy, ResponseDrift
+from toolenv.agents.language_model import LanguageModelPolicy
+from toolenv.agents.mentor import CORRECTED, KeyStep, key_steps
+from toolenv.agents.records import read_trajectories, whole_file
+from toolenv.agents.trajectory import Trajectory
+from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.scenarios.splits import FIRST_TEST_SEED
+from toolenv.training.evaluate import evaluate
+from toolenv.training.policy_gradient import PolicyGradientSettings, train_policy
+from toolenv.training.score import KeyStepRewards, key_step_sampler
+from toolenv.training.sft import SFTSettings, train_sft
+from toolenv.training.swirl import StepFilter, StepRewards, select_states, step_sampler
+
+TASKS, COLD_TASKS = 1_000, 300
+COLD_TOKENS, TOKENS = 250_000, 500_000
+RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
+MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
+METRICS = {"success": "success", "valid": "schema_validity", "invented": "hallucination", "tool F1": "tool_f1"}
+
+
+class Seed:
+    """The data and students of one seed, each made when it is first asked for and kept in a folder."""
+
+    def __init__(self, scenario: Scenario, folder: Path, seed: int) -> None:
+        self.scenario, self.folder, self.seed = scenario, folder, seed
+        self.first = 20_000 * seed
+
+    def student(self, arm: str) -> Path:
+        return self.folder / arm
+
+    def make(self, arm: str) -> None:
+        """Train the student of an arm, and first what it is made of."""
+        if (self.student(arm) / "toolenv.json").is_file():
+            return
+        makers: dict[str, Callable[[], None]] = {
+            "cold": lambda: self.clone("cold", self.taught(COLD_TASKS), COLD_TOKENS),
+            "score-sft": lambda: self.clone("score-sft", [*self.taught(COLD_TASKS), *self.corrected()], TOKENS),
+            "clone": lambda: self.clone("clone", self.as_many_steps(), TOKENS),
+            "clone-all": lambda: self.clone("clone-all", self.taught(TASKS), TOKENS),
+            "score-rl": lambda: self.short_horizon("score-rl", self.keys(), KeyStepRewards()),
+            "score-rl-plain": lambda: self.short_horizon(
+                "score-rl-plain", self.keys(), KeyStepRewards(key_step=0, other=0)
+            ),
+            "score-rl-long": lambda: self.short_horizon(
+                "score-rl-long",
+                [KeyStep(k.task, (), k.chosen, k.rejected, k.solved) for k in self.keys()],
+                KeyStepRewards(key_step=0, other=0),
+            ),
+            "swirl": lambda: self.step_wise("swirl", "clone"),
+            "swirl-sft": lambda: self.step_wise("swirl-sft", "score-sft"),
+        }
+        makers[arm]()
+
+    def taught(self, tasks: int) -> list[Trajectory]:
+        collect(self.scenario, "oracle", n=TASKS, out=self.folder / "teacher", seed=self.first)
+        return [t for t in islice(read_trajectories(self.folder / "teacher"), tasks) if t.success]
+
+    def mentored(self) -> list[Trajectory]:
+        self.make("cold")
+        spec, rest = f"mentored:{self.student('cold')}", TASKS - COLD_TASKS
+        collect(self.scenario, spec, n=rest, out=self.folder / "mentored", seed=self.first + COLD_TASKS, batch=100)
+        return list(read_trajectories(self.folder / "mentored"))
+
+    def corrected(self) -> list[Trajectory]:
+        return [t for t in self.mentored() if t.success]
+
+    def keys(self) -> list[KeyStep]:
+        return [key for t in self.corrected() for key in key_steps(t)]
+
+    def teacher_steps(self) -> int:
+        """Steps that the teacher took for score-sft."""
+        corrections = sum(CORRECTED in step.labels for t in self.mentored() for step in t.steps)
+        return corrections + sum(len(t.steps) for t in self.taught(COLD_TASKS))
+
+    def as_many_steps(self) -> list[Trajectory]:
+        left, kept = self.teacher_steps(), []
+        for trajectory in self.taught(TASKS):
+            left -= len(trajectory.steps)
+            if left < 0:
+                break
+            kept.append(trajectory)
+        return kept
+
+    def clone(self, arm: str, trajectories: Iterable[Trajectory], tokens: int) -> None:
+        settings = SFTSettings(max_tokens=tokens, epochs=1_000, seed=self.seed, threads=1)
+        train_sft(trajectories, self.scenario.toolbox, self.student(arm), settings)
+
+    def short_horizon(self, arm: str, keys: Sequence[KeyStep], rewards: KeyStepRewards) -> None:
+        self.make("score-sft")
+        settings = PolicyGradientSettings.model_validate({**RL, "seed": self.seed})
+        sampler = key_step_sampler(self.scenario, keys, rewards, settings)
+        train_policy(self.student("score-sft"), self.student(arm), sampler, settings, on_step=_say(arm))
+
+    def step_wise(self, arm: str, start: str) -> None:
+        self.make(start)
+        settings = PolicyGradientSettings.model_validate({**RL, "seed": self.seed})
+        states = select_states(self.scenario, self.mentored(), StepFilter.PROCESS)
+        sampler = step_sampler(self.scenario, states, StepRewards(), settings)
+        train_policy(self.student(start), self.student(arm), sampler, settings, on_step=_say(arm))
+
+    def measure(self, arm: str, evaluated: int) -> dict[str, Any]:
+        policy = LanguageModelPolicy(self.student(arm), max_new_tokens=MAX_NEW_TOKENS)
+        drifted = DriftedPolicy(policy, ResponseDrift(self.scenario.toolbox, seed=self.seed))
+        result: dict[str, Any] = {"arm": arm, "seed": self.seed}
+        for name, acting in (("plain", policy), ("drifted", drifted)):
+            first = FIRST_TEST_SEED + evaluated * self.seed
+            scores = evaluate(self.scenario, acting, seed_start=first, n=evaluated, batch=100).overall
+            metrics = {key: getattr(scores, attribute) for key, attribute in METRICS.items()}
+            result[name] = {key: None if metric is None else metric.value for key, metric in metrics.items()}
+        if arm in ("score-sft", "clone"):
+            result["teacher_steps"] = self.teacher_steps()
+        if arm == "clone-all":
+            result["teacher_steps"] = sum(len(t.steps) for t in self.taught(TASKS))
+        return result
+
+
+def _say(arm: str) -> Callable[[Any], None]:
+    return lambda log: print(f"  {arm} {log}", flush=True)
+
+
+ARMS = ("cold", "score-sft", "clone", "clone-all", "swirl-sft", "score-rl", "swirl", "score-rl-plain", "score-rl-long")
+AGAINST = {
+    "score-sft": "clone",
+    "score-rl": "score-sft",
+    "score-rl-plain": "score-rl",
+    "score-rl-long": "score-rl",
+    "swirl": "clone",
+    "swirl-sft": "score-sft",
+}
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row an arm, means over seeds with intervals, and the paired difference to what it goes against."""
+    of = {(result["arm"], result["seed"]): result for result in results}
+    lines = [
+        "| arm | seeds | teacher steps | success | minus | paired | drifted | paired | valid | invented | tool F1 |",
+        "| --- " * 11 + "|",
+    ]
+    for arm in ARMS:
+        found = [of[key] for key in sorted(of) if key[0] == arm]
+        if not found:
+            continue
+        other = AGAINST.get(arm)
+        pairs = [(run, of[other, run["seed"]]) for run in found if (other, run["seed"]) in of] if other else []
+        steps = [run["teacher_steps"] for run in found if "teacher_steps" in run]
+        cells = [arm, str(len(found)), f"{statistics.fmean(steps):,.0f}" if steps else "–"]
+        for kind in ("plain", "drifted"):
+            cells.append(with_interval([run[kind]["success"] for run in found]))
+            if kind == "plain":
+                cells.append(other or "–")
+            gaps = [run[kind]["success"] - base[kind]["success"] for run, base in pairs]
+            cells.append(with_interval(gaps) if gaps else "–")
+        for key in ("valid", "invented", "tool F1"):
+            cells.append(f"{statistics.fmean(run['plain'][key] for run in found):.3f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Make the runs that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/learning/score"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--evaluated", type=int, default=300, help="test tasks a run")
+    parser.add_argument("--table", action="store_true", help="only print what is finished")
+    options = parser.parse_args()
+    finished = options.output / "runs"
+    finished.mkdir(parents=True, exist_ok=True)
+    scenario = load_scenario("crm")
+    for seed in [] if options.table else options.seeds:
+        for arm in options.arms:
+            path = finished / f"{seed}-{arm}.json"
+            if path.is_file():
+                continue
+            began = time.perf_counter()
+            data = Seed(scenario, options.output / f"seed-{seed}", seed)
+            data.make(arm)
+            result = data.measure(arm, options.evaluated)
+            with whole_file(path) as stream:
+                stream.write(json.dumps(result).encode())
+            print(
+                f"{path.stem}: {result['plain']} drifted {result['drifted']['success']:.3f}, "
+                f"{time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
+    print(table([json.loads(path.read_text()) for path in sorted(finished.glob("*.json"))]))
+
+
+if __name__ == "__main__":
+    main()

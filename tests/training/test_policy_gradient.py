@@ -1,0 +1,128 @@
+"""The policy gradient: advantages, the clipped loss, and that what is rewarded becomes likelier."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolenv.agents.language_model import LanguageModelPolicy, Student
+from toolenv.agents.rollout import Attempt, rollout
+from toolenv.scenarios.loading import Scenario
+from toolenv.training.policy_gradient import (
+    PolicyGradientSettings,
+    Sample,
+    advantages,
+    clipped_loss,
+    sample_of,
+    sampled_logprobs,
+    train_policy,
+)
+
+FAST = PolicyGradientSettings(steps=4, groups=2, group_size=2, max_new_tokens=6, threads=1, learning_rate=1e-3)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.booleans())
+def test_advantages_sum_to_zero_and_equal_rewards_teach_nothing(rewards: list[float], scale: bool) -> None:
+    values = advantages(rewards, scale=scale)
+    assert sum(values) == pytest.approx(0, abs=1e-6)
+    order = sorted(range(len(rewards)), key=lambda i: rewards[i])
+    assert [values[i] for i in order] == sorted(values)
+    assert advantages([rewards[0]] * 4, scale=scale) == [0.0] * 4
+
+
+def test_the_loss_stops_pulling_where_the_ratio_is_clipped() -> None:
+    old = torch.log(torch.tensor([0.5, 0.5, 0.5, 0.5]))
+    now = torch.log(torch.tensor([0.9, 0.5, 0.1, 0.9])).requires_grad_()
+    advantage = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    clipped_loss(now, old, advantage, None, FAST).backward()
+    assert now.grad is not None
+    assert now.grad[0] == 0, "likelier by more than the clip already"
+    assert now.grad[1] == -1
+    assert now.grad[2] == 0
+    assert now.grad[3] > 0
+
+
+def test_the_kl_estimate_is_zero_at_the_reference_and_positive_elsewhere() -> None:
+    settings = FAST.model_copy(update={"kl": 1.0})
+    at = torch.tensor([math.log(0.3)])
+    zero = torch.zeros(1)
+    assert clipped_loss(at, at, zero, at, settings) == 0
+    assert clipped_loss(at, at, zero, at + 0.5, settings) > 0
+    assert clipped_loss(at, at, zero, at - 0.5, settings) > 0
+
+
+@pytest.fixture(scope="module")
+def episodes(crm: Scenario, fresh_model: Path):  # type: ignore[no-untyped-def]  # (policy, trajectories)
+    policy = LanguageModelPolicy(fresh_model, temperature=1.0, max_new_tokens=12)
+    return policy, list(rollout(crm, policy, [Attempt(seed) for seed in range(4)], max_steps=3))
+
+
+def test_a_recorded_episode_has_the_log_probabilities_that_it_was_sampled_with(
+    crm: Scenario, episodes, fresh_model: Path
+) -> None:  # type: ignore[no-untyped-def]  # see the fixture
+    policy, trajectories = episodes
+    samples = [sample_of(t, policy, crm.toolbox, 0.0) for t in trajectories]
+    assert all(len(s.input_ids) == len(s.sampled) and sum(s.sampled) == len(s.logprobs) > 12 for s in samples)
+    with torch.no_grad():
+        now = sampled_logprobs(Student.load(fresh_model).model, samples)
+    then = torch.tensor([value for s in samples for value in s.logprobs])
+    assert torch.allclose(now, then, atol=2e-4)
+
+
+def test_steps_that_were_given_are_not_learned_from(crm: Scenario, fresh_model: Path) -> None:
+    policy = LanguageModelPolicy(fresh_model, temperature=1.0, max_new_tokens=6)
+    prefix = ({"name": "search_policies", "arguments": {"query": "returns"}, "reasoning": "I look."},)
+    (trajectory,) = rollout(crm, policy, [Attempt(0, prefix=prefix)], max_steps=2)
+    sample = sample_of(trajectory, policy, crm.toolbox, 0.0)
+    own = [id_ for id_, sampled in zip(sample.input_ids, sample.sampled, strict=True) if sampled]
+    assert tuple(own) == trajectory.steps[1].token_ids
+
+
+def rewarding(token: int):  # type: ignore[no-untyped-def]  # a sampler that rewards a token
+    def sample(policy: LanguageModelPolicy, seed: int) -> list[list[Sample]]:
+        context = [5, 6, 7]
+        with torch.no_grad():
+            logits = policy.model(input_ids=torch.tensor([context])).logits[0, -1]
+        logprobs = logits.log_softmax(-1)
+        tokens = [token, 20 + seed % 50]
+        return [[Sample([*context, t], [False] * 3 + [True], [float(logprobs[t])], float(t == token)) for t in tokens]]
+
+    return sample
+
+
+def chance(folder: Path, token: int) -> float:
+    model = Student.load(folder).model
+    with torch.no_grad():
+        return float(model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1)[token])
+
+
+def test_what_is_rewarded_becomes_likelier(fresh_model: Path, tmp_path: Path) -> None:
+    log = train_policy(fresh_model, tmp_path / "out", rewarding(99), FAST)
+    assert len(log) == FAST.steps
+    assert [entry.reward for entry in log] == [0.5] * 4
+    assert chance(tmp_path / "out", 99) > 2 * chance(fresh_model, 99)
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(fresh_model: Path, tmp_path: Path) -> None:
+    settings = FAST.model_copy(update={"save_every": 1})
+    whole = train_policy(fresh_model, tmp_path / "whole", rewarding(99), settings)
+    calls = 0
+
+    def breaking(policy: LanguageModelPolicy, seed: int) -> list[list[Sample]]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return rewarding(99)(policy, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(fresh_model, tmp_path / "cut", breaking, settings)
+    resumed = train_policy(fresh_model, tmp_path / "cut", rewarding(99), settings)
+    assert [(e.step, e.reward, e.loss) for e in resumed] == [(e.step, e.reward, e.loss) for e in whole]
+    assert chance(tmp_path / "cut", 99) == pytest.approx(chance(tmp_path / "whole", 99), rel=1e-5)

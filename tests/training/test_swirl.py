@@ -1,0 +1,91 @@
+"""Step-wise RL: which states are trained on, what a step is worth, and that a run does what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolenv.agents.faulty import FaultyPolicy
+from toolenv.agents.language_model import LanguageModelPolicy
+from toolenv.agents.oracle import OraclePolicy
+from toolenv.agents.rollout import Attempt, rollout
+from toolenv.agents.trajectory import Trajectory
+from toolenv.envs.tool_env import ToolEnv
+from toolenv.scenarios.loading import Scenario
+from toolenv.training.policy_gradient import PolicyGradientSettings
+from toolenv.training.states import State, states_of
+from toolenv.training.swirl import StepFilter, StepRewards, SWiRLSettings, select_states, step_sampler, train_swirl
+
+FAST = PolicyGradientSettings(steps=2, groups=3, group_size=2, max_new_tokens=8, threads=1)
+
+
+@pytest.fixture(scope="module")
+def faulty(crm: Scenario) -> list[Trajectory]:
+    return list(rollout(crm, FaultyPolicy(0.7), [Attempt(seed) for seed in range(60)]))
+
+
+def test_a_state_is_where_the_episode_was(crm: Scenario, faulty: list[Trajectory]) -> None:
+    env = ToolEnv(crm, families="all")
+    for trajectory in faulty[:20]:
+        states = list(states_of(trajectory))
+        assert [len(state.prefix) for state in states] == list(range(len(trajectory.steps)))
+        states[-1].enter(env)
+        assert env.messages == trajectory.messages[: len(env.messages)]
+
+
+def test_filters_keep_what_they_say(crm: Scenario, faulty: list[Trajectory]) -> None:
+    counts = {kind: len(select_states(crm, faulty, kind)) for kind in StepFilter}
+    assert counts[StepFilter.NONE] > counts[StepFilter.OUTCOME] > counts[StepFilter.BOTH] > 0
+    assert counts[StepFilter.NONE] > counts[StepFilter.PROCESS] == counts[StepFilter.BOTH], "all right is solved"
+    solved = [t for t in faulty if t.success]
+    assert counts[StepFilter.OUTCOME] <= sum(len(t.steps) for t in solved)
+    clean = list(rollout(crm, OraclePolicy(), [Attempt(seed) for seed in range(20)]))
+    states = select_states(crm, clean, StepFilter.PROCESS)
+    assert states == [state for t in clean for state in states_of(t)]
+
+
+def test_steps_are_worth_what_their_label_is(crm: Scenario) -> None:
+    env = ToolEnv(crm, families="all")
+    guide = State("crm/order_status/17").enter(env)
+    order = env.task.variables["order"]["id"]
+    rewards = StepRewards()
+    worth = {
+        name: rewards(env, guide, {"name": name, "arguments": {"order_id": order}})
+        for name in ("get_order_status", "get_order_by_id", "get_invoice_by_order")
+    }
+    assert worth == {"get_order_status": 1.0, "get_order_by_id": 0.9, "get_invoice_by_order": 0.2}
+    assert rewards(env, guide, "nonsense") == 0.0
+
+
+def test_groups_share_a_state_and_differ_in_what_was_sampled(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path
+) -> None:
+    states = select_states(crm, solved, StepFilter.PROCESS)
+    sampler = step_sampler(crm, states, StepRewards(), FAST)
+    policy = LanguageModelPolicy(fresh_model, temperature=1.0, max_new_tokens=8)
+    groups = sampler(policy, 5)
+    assert [len(group) for group in groups] == [2, 2, 2]
+    for first, second in groups:
+        length = first.sampled.index(True)
+        assert first.input_ids[:length] == second.input_ids[:length]
+        assert first.input_ids != second.input_ids
+    assert [[s.input_ids for s in g] for g in sampler(policy, 5)] == [[s.input_ids for s in g] for g in groups]
+
+
+def test_a_run_asks_the_judge_and_leaves_a_student(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    asked = []
+
+    def judge(env: ToolEnv, guide: object, action: object) -> float:
+        asked.append(action)
+        return float(len(asked) % 2)
+
+    settings = SWiRLSettings(policy_gradient=FAST)
+    log = train_swirl(crm, solved, fresh_model, tmp_path, settings, judge=judge)
+    assert len(asked) == 12
+    assert [entry.reward for entry in log] == [0.5, 0.5]
+    assert LanguageModelPolicy(tmp_path).model.num_parameters() > 1e6
+    with pytest.raises(ValueError, match="leaves no episode"):
+        train_swirl(crm, [], fresh_model, tmp_path / "none", settings)

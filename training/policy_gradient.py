@@ -1,0 +1,301 @@
+"""Group-relative policy gradient (GRPO, arXiv 2402.03300) on what a policy sampled, wherever the samples come from.
+
+The three recipes of this room that learn from rewards (SCoRe's short horizon, SWiRL's single steps, whole episodes)
+differ in what they sample and how they score it; each hands its groups to `train_policy`, which does the rest. Ids are
+those that were sampled, never encoded anew, and the loss is on them alone.
+
+Samples of a group share their context. It is computed once a group where all of the loss comes after it (a single
+step), and else for every sample.
+
+What this omits: a critic, a replay buffer, sampling on other machines. On several processes (`accelerate launch`) each
+samples its own groups, and gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolenv.agents.language_model import LanguageModelPolicy, Prompter, Student
+from toolenv.agents.records import whole_file
+from toolenv.agents.trajectory import Trajectory
+from toolenv.scenarios.splits import mix, salt
+from toolenv.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a policy wrote, once, and what it was worth.
+
+    Attributes:
+        input_ids: (T,) the whole text, from the first token of the context on.
+        sampled: (T,) which of them the policy wrote.
+        logprobs: of those that it wrote, in order, when it did; nats.
+        reward: of all of it.
+    """
+
+    input_ids: list[int]
+    sampled: list[bool]
+    logprobs: list[float]
+    reward: float
+
+
+Group = Sequence[Sample]
+Sampler = Callable[[LanguageModelPolicy, int], Sequence[Group]]
+"""From the policy as it is, and a seed that no other step or process has, to groups of samples."""
+
+
+class PolicyGradientSettings(BaseModel):
+    """What a run depends on, besides what it samples. Defaults are ours: SCoRe and SWiRL publish none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(60, ge=1, description="Optimiser steps; each has fresh samples.")
+    groups: int = Field(24, ge=1, description="Groups a step and process.")
+    group_size: int = Field(6, ge=2, description="Samples a group.")
+    temperature: float = Field(1.0, gt=0, description="Of sampling.")
+    max_new_tokens: int = Field(96, ge=1, description="Of one turn; a turn cut there can not be read.")
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(3, ge=0)
+    clip: float = Field(0.2, gt=0, description="How far the probability ratio may move, each way.")
+    kl: float = Field(0.0, ge=0, description="Weight of the KL divergence to the model that training began with.")
+    scale: bool = Field(True, description="Divide advantages by the group's standard deviation.")
+    passes: int = Field(1, ge=1, description="Passes over the samples of a step.")
+    batch_tokens: int = Field(2_560, ge=16, description="Tokens a batch, padding counted.")
+    max_grad_norm: float = Field(1.0, gt=0)
+    save_every: int = Field(10, ge=1, description="Steps between checkpoints, from which an interrupted run goes on.")
+    seed: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """One step: mean reward of all samples, share of groups that differ in it, sampled tokens, loss, seconds."""
+
+    step: int
+    reward: float
+    informative: float
+    tokens: int
+    loss: float
+    seconds: float
+
+
+def advantages(rewards: Sequence[float], *, scale: bool) -> list[float]:
+    """Rewards less their mean, over their standard deviation if `scale`; zeros if all are equal."""
+    mean = sum(rewards) / len(rewards)
+    deviation = (sum((reward - mean) ** 2 for reward in rewards) / len(rewards)) ** 0.5
+    if deviation < 1e-6:
+        return [0.0] * len(rewards)
+    return [(reward - mean) / (deviation if scale else 1.0) for reward in rewards]
+
+
+def clipped_loss(
+    logprobs: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, reference: torch.Tensor | None, settings: Any
+) -> torch.Tensor:
+    """The summed loss of tokens: (N,) log-probabilities now, when sampled, and of the reference; nats -> ().
+
+    The KL divergence to the reference is estimated without bias by r - log r - 1, r = p_reference / p
+    (Schulman 2020, "Approximating KL divergence").
+    """
+    ratio = (logprobs - old).exp()
+    clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
+    loss = -(ratio * advantage).minimum(clipped * advantage)
+    if reference is not None:
+        gap = reference - logprobs
+        loss = loss + settings.kl * (gap.exp() - gap - 1)
+    return loss.sum()
+
+
+def train_policy(
+    model: str | Path,
+    out: str | Path,
+    sampler: Sampler,
+    settings: PolicyGradientSettings,
+    *,
+    on_step: Callable[[StepLog], None] | None = None,
+) -> list[StepLog]:
+    """Improve the student in the folder `model` by policy gradient; the folder `out` is then the new one.
+
+    The same call again goes on from the last checkpoint in `out`.
+
+    Args:
+        sampler: called once a step.
+
+    Raises:
+        ModelError: there is no student in `model`.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    out = Path(out)
+    accelerator = Accelerator()
+    student = Student.load(model, device=str(accelerator.device))
+    reference = Student.load(model, device=str(accelerator.device)) if settings.kl else None
+    optimizer = torch.optim.AdamW(student.model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+    checkpoint = out / "checkpoint.pt"
+    log = _resume(checkpoint, student, optimizer)
+    policy = LanguageModelPolicy(
+        student, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens, name=out.name
+    )
+    for step in range(len(log), settings.steps):
+        began = time.perf_counter()
+        seed = mix(settings.seed, step, accelerator.process_index, salt("policy gradient"))
+        groups = sampler(policy, seed)
+        weighted = [
+            (sample, advantage)
+            for group in groups
+            for sample, advantage in zip(
+                group, advantages([s.reward for s in group], scale=settings.scale), strict=True
+            )
+            if advantage
+        ]
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        loss = 0.0
+        for _ in range(settings.passes):
+            loss = _update(student, reference, optimizer, weighted, settings, accelerator)
+        rewards = [sample.reward for group in groups for sample in group]
+        log.append(
+            StepLog(
+                step=step,
+                reward=round(sum(rewards) / max(1, len(rewards)), 4),
+                informative=round(
+                    len({id(g) for g in groups if len({s.reward for s in g}) > 1}) / max(1, len(groups)), 4
+                ),
+                tokens=sum(len(sample.logprobs) for group in groups for sample in group),
+                loss=round(loss, 5),
+                seconds=round(time.perf_counter() - began, 3),
+            )
+        )
+        if on_step is not None:
+            on_step(log[-1])
+        if accelerator.is_main_process and (step + 1) % settings.save_every == 0:
+            _save_checkpoint(checkpoint, student, optimizer, log)
+    if accelerator.is_main_process:
+        _finish(out, student, log, settings)
+        checkpoint.unlink(missing_ok=True)
+    return log
+
+
+def _update(
+    student: Student,
+    reference: Student | None,
+    optimizer: torch.optim.Optimizer,
+    weighted: Sequence[tuple[Sample, float]],
+    settings: PolicyGradientSettings,
+    accelerator: Any,
+) -> float:
+    """One optimiser step on the mean loss of the sampled tokens; the loss."""
+    import torch
+
+    optimizer.zero_grad(set_to_none=False)
+    tokens = max(1, sum(len(sample.logprobs) for sample, _ in weighted))
+    total = 0.0
+    for batch in _batches(weighted, settings.batch_tokens):
+        samples = [sample for sample, _ in batch]
+        logprobs = sampled_logprobs(student.model, samples)
+        with torch.no_grad():
+            theirs = None if reference is None else sampled_logprobs(reference.model, samples)
+        old = logprobs.new_tensor([value for sample in samples for value in sample.logprobs])
+        advantage = logprobs.new_tensor([value for sample, value in batch for _ in sample.logprobs])
+        loss = clipped_loss(logprobs, old, advantage, theirs, settings) / tokens
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+        total += loss.item()
+    for parameter in student.model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if accelerator.num_processes > 1:
+            parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+    torch.nn.utils.clip_grad_norm_(student.model.parameters(), settings.max_grad_norm)
+    optimizer.step()
+    return total
+
+
+def _batches(weighted: Sequence[tuple[Sample, float]], batch_tokens: int) -> list[list[tuple[Sample, float]]]:
+    """Samples of like length together, each batch of at most `batch_tokens` tokens when padded (or of one sample)."""
+    batches: list[list[tuple[Sample, float]]] = [[]]
+    for item in sorted(weighted, key=lambda item: len(item[0].input_ids)):
+        if batches[-1] and (len(batches[-1]) + 1) * len(item[0].input_ids) > batch_tokens:
+            batches.append([])
+        batches[-1].append(item)
+    return [batch for batch in batches if batch]
+
+
+def sampled_logprobs(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
+    """(N,) log-probabilities in nats of all ids that the policy wrote, sample by sample, by one forward pass."""
+    import torch
+
+    width = max(len(sample.input_ids) for sample in samples)
+    ids = torch.zeros(len(samples), width, dtype=torch.long)
+    wrote = torch.zeros(len(samples), width, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        ids[row, : len(sample.input_ids)] = torch.tensor(sample.input_ids)
+        wrote[row, : len(sample.sampled)] = torch.tensor(sample.sampled)
+    ids, wrote = ids.to(model.device), wrote.to(model.device)
+    # Padded on the right without a mask: under a causal mask no id that counts sees a pad.
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1][wrote[:, 1:]]  # (N, V)
+    chosen: torch.Tensor = logits.float().log_softmax(-1).gather(1, ids[:, 1:][wrote[:, 1:]][:, None])[:, 0]
+    return chosen
+
+
+def sample_of(trajectory: Trajectory, policy: LanguageModelPolicy, toolbox: Toolbox, reward: float) -> Sample:
+    """A recorded episode as a sample: the ids that the policy sampled, and what it was shown between them."""
+    prompter = Prompter(policy.style, toolbox, policy.tokenizer)
+    ids: list[int] = []
+    sampled: list[bool] = []
+    logprobs: list[float] = []
+    steps = iter(trajectory.steps)
+    for text, own in prompter.pieces(trajectory.messages):
+        step = next(steps) if own else None
+        if step is not None and step.token_ids is not None and step.logprobs is not None:
+            ids += step.token_ids
+            sampled += [True] * len(step.token_ids)
+            logprobs += step.logprobs
+        else:
+            part = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids += part
+            sampled += [False] * len(part)
+    return Sample(ids, sampled, logprobs, reward)
+
+
+def _resume(checkpoint: Path, student: Student, optimizer: torch.optim.Optimizer) -> list[StepLog]:
+    import torch
+
+    if not checkpoint.is_file():
+        return []
+    state = torch.load(checkpoint, weights_only=True)
+    student.model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return [StepLog(**entry) for entry in state["log"]]
+
+
+def _save_checkpoint(
+    checkpoint: Path, student: Student, optimizer: torch.optim.Optimizer, log: Sequence[StepLog]
+) -> None:
+    import torch
+
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    state = {"model": student.model.state_dict(), "optimizer": optimizer.state_dict(), "log": [asdict(e) for e in log]}
+    with whole_file(checkpoint) as stream:
+        torch.save(state, stream)
+
+
+def _finish(out: Path, student: Student, log: Sequence[StepLog], settings: PolicyGradientSettings) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    student.model.save_pretrained(out)
+    student.tokenizer.save_pretrained(str(out))
+    student.style.save(out)
+    summary = {"steps": [asdict(entry) for entry in log], "settings": settings.model_dump(mode="json")}
+    with whole_file(out / "policy_gradient.json") as stream:
+        stream.write(json.dumps(summary, indent=2).encode() + b"\n")

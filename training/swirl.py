@@ -1,0 +1,147 @@
+"""SWiRL: step-wise reinforcement learning (arXiv 2504.04736) with exact rewards.
+
+States come offline, from recorded episodes cut before every step; actions are sampled from the current policy; the
+reward judges that one step, and no tool runs inside the optimisation loop but the judge's own, on a fork. The paper's
+judge is a language model that does not see the right answer. Ours is `exact_judge`, which runs the step and knows
+whether the task can still be solved; any other `StepJudge` fits in its place.
+
+The paper leaves out learning rate, batch size and KL weight; they are settings here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from random import Random
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolenv.agents.equivalence import Guide, Judgement, label_steps
+from toolenv.agents.language_model import LanguageModelPolicy
+from toolenv.agents.policy import Decision, Episode
+from toolenv.agents.trajectory import Trajectory
+from toolenv.envs.tool_env import ToolEnv
+from toolenv.scenarios.loading import Scenario
+from toolenv.scenarios.splits import mix
+from toolenv.tools.calls import Json
+from toolenv.training.policy_gradient import Group, PolicyGradientSettings, Sample, Sampler, StepLog, train_policy
+from toolenv.training.states import State, states_of
+
+StepJudge = Callable[[ToolEnv, Guide, Json], float]
+"""From the state (environment and guide) and an action to its reward, 0 to 1."""
+
+
+class StepFilter(StrEnum):
+    """Which recorded episodes give states: all; those whose every step is right; those that are solved; both."""
+
+    NONE = "none"
+    PROCESS = "process"
+    OUTCOME = "outcome"
+    BOTH = "both"
+
+
+class StepRewards(BaseModel):
+    """What a step is worth by its label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preferred: float = 1.0
+    acceptable: float = 0.9
+    wasteful: float = 0.2
+    wrong: float = 0.0
+
+    def __call__(self, env: ToolEnv, guide: Guide, action: Json) -> float:
+        return float(getattr(self, guide.judge(env, action).label.value))
+
+
+class SWiRLSettings(BaseModel):
+    """What a run depends on, besides its data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filter: StepFilter = Field(StepFilter.PROCESS, description="The paper's best for RL; see StepFilter.")
+    rewards: StepRewards = StepRewards()
+    policy_gradient: PolicyGradientSettings = PolicyGradientSettings()
+
+
+def keeps(kind: StepFilter, trajectory: Trajectory, judgements: Sequence[Judgement]) -> bool:
+    """Whether a filter keeps an episode."""
+    if kind in (StepFilter.OUTCOME, StepFilter.BOTH) and not trajectory.success:
+        return False
+    return kind in (StepFilter.NONE, StepFilter.OUTCOME) or all(j.label.right for j in judgements)
+
+
+def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: StepFilter) -> list[State]:
+    """The states of the episodes that the filter keeps; of those in which the task can still be solved."""
+    states = []
+    env = ToolEnv(scenario, families="all")
+    for trajectory in trajectories:
+        if trajectory.sandbox_lost:
+            continue
+        judgements = label_steps(env, trajectory)
+        if keeps(kind, trajectory, judgements):
+            judged = zip(states_of(trajectory), judgements, strict=True)
+            states += [state for state, judgement in judged if judgement.solvable]
+    env.close()
+    return states
+
+
+def step_sampler(
+    scenario: Scenario, states: Sequence[State], judge: StepJudge, settings: PolicyGradientSettings
+) -> Sampler:
+    """Groups of single steps, each group at one of the states, which are drawn anew for every optimiser step."""
+    envs = [ToolEnv(scenario, families="all") for _ in range(min(settings.groups, len(states)))]
+
+    def sample(policy: LanguageModelPolicy, seed: int) -> Sequence[Group]:
+        chosen = Random(seed).sample(states, len(envs))
+        guides = [state.enter(env) for state, env in zip(chosen, envs, strict=True)]
+        episodes = [Episode(env, mix(seed, number) >> 1) for env in envs for number in range(settings.group_size)]
+        decisions = policy.act(episodes)
+        groups = []
+        for index, (env, guide) in enumerate(zip(envs, guides, strict=True)):
+            at = slice(index * settings.group_size, (index + 1) * settings.group_size)
+            groups.append(
+                [
+                    _sample(episode, decision, judge(env, guide, decision.action))
+                    for episode, decision in zip(episodes[at], decisions[at], strict=True)
+                ]
+            )
+        return groups
+
+    return sample
+
+
+def _sample(episode: Episode, decision: Decision, reward: float) -> Sample:
+    ids: list[int] = episode.memory["ids"]
+    assert decision.token_ids is not None
+    assert decision.logprobs is not None
+    context = len(ids) - len(decision.token_ids)
+    return Sample(ids, [False] * context + [True] * len(decision.token_ids), list(decision.logprobs), reward)
+
+
+def train_swirl(
+    scenario: Scenario,
+    trajectories: Iterable[Trajectory],
+    model: str | Path,
+    out: str | Path,
+    settings: SWiRLSettings | None = None,
+    *,
+    judge: StepJudge | None = None,
+    on_step: Callable[[StepLog], None] | None = None,
+) -> list[StepLog]:
+    """Improve the student in `model` step by step, at the states of recorded episodes; `out` is then the new one.
+
+    Args:
+        judge: instead of the exact rewards.
+
+    Raises:
+        ValueError: the filter leaves no state.
+        ModelError: there is no student in `model`.
+    """
+    settings = settings or SWiRLSettings()
+    states = select_states(scenario, trajectories, settings.filter)
+    if not states:
+        raise ValueError(f"nothing to train on: the filter {settings.filter.value!r} leaves no episode")
+    sampler = step_sampler(scenario, states, judge or settings.rewards, settings.policy_gradient)
+    return train_policy(model, out, sampler, settings.policy_gradient, on_step=on_step)
