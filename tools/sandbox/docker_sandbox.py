@@ -13,7 +13,8 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -69,10 +70,13 @@ class Pool:
 
     Args:
         start: starts one and gives its worker, or raises OperatorError.
-        collect: removes what others left behind; called at the start and now and then.
+        collect: removes what others left behind, and what is ours but not among the names that it is given; called at
+            the start and now and then.
     """
 
-    def __init__(self, settings: PoolSettings, start: Callable[[], RemoteWorker], collect: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: PoolSettings, start: Callable[[], RemoteWorker], collect: Callable[[Sequence[str]], None]
+    ) -> None:
         self.settings = settings
         self._start, self._collect = start, collect
         self._changed = threading.Condition()
@@ -194,7 +198,7 @@ class Pool:
             try:
                 if time.monotonic() >= next_collect:
                     next_collect = time.monotonic() + _COLLECT_EVERY
-                    self._collect()
+                    self._collect([worker.name for worker in list(self._leased)])
                 if wanted:
                     self._add(self._start())
             except OperatorError as error:
@@ -287,7 +291,7 @@ class DockerSandbox:
                 self._pool = Pool(
                     self._pool_settings,
                     lambda: start(self._client, image, self._session, self._settings),
-                    lambda: _collect(self._client),
+                    lambda names: _collect(self._client, self._session, names),
                 )
             return self._pool
 
@@ -309,11 +313,13 @@ class DockerSandbox:
         if pool is not None:
             atexit.unregister(self.close)
             pool.close()
+            with suppress(SandboxLost):  # it went with the engine, or another owner collects it
+                _collect(self._client, self._session, keep=())
 
     def abandon(self) -> None:
         """Start containers of its own in a fork."""
         self._lock = threading.Lock()
-        self._pool = None
+        self._pool, self._session = None, uuid.uuid4().hex
         atexit.unregister(self.close)
         self._client.close()  # its connections; it makes others
 
@@ -347,12 +353,19 @@ class SharedDocker:
 _SHARED: dict[int, tuple[DockerSandbox, Lease]] = {}
 
 
-def _collect(client: Any) -> None:
-    """Raises SandboxLost: the engine does not answer."""
+def _collect(client: Any, session: str, keep: Sequence[str]) -> None:
+    """Remove what others left, and of our own session what an engine that did not answer would not remove.
+
+    Raises:
+        SandboxLost: the engine does not answer.
+    """
     import docker.errors
     import requests.exceptions
 
     try:
         docker_labels.collect(client)
+        for found in client.api.containers(all=True, filters={"label": f"{docker_labels.SESSION}={session}"}):
+            if found["Id"] not in keep:
+                docker_container.remove(client, found["Id"])
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise SandboxLost(f"the docker engine does not answer: {error}") from None
