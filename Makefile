@@ -15,7 +15,7 @@ TEST := $(VENV)/.test-$(VERSION)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types wheel-check bench audit constraints clean
+.PHONY: help demo test lint format types wheel-check bench soak audit constraints clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,11 @@ wheel-check: $(TEST)  ## build wheel and sdist, install each into an empty envir
 	$(BIN)/python scripts/check_wheel.py
 
 bench: $(TEST)  ## measure speed beside a floor in the same run
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in $(filter-out %/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python "$$file"; done
+
+soak: $(TEST)  ## 10,000 episodes in each sandbox, and 100 killed owners: nothing grows, nothing is left
+	$(BIN)/python benchmarks/soak.py $(ARGS)
+	TOOLENV_OWNERS_KILLED=100 $(BIN)/pytest -q tests/tools/test_docker_faults.py -k no_container_outlives_its_owner
 
 audit: $(TEST)  ## prove that every task of the shipped scenarios can be solved and cannot be cheated
 	@set -e; for file in scenarios/*.yaml; do $(BIN)/toolenv audit "$$file" $(ARGS); done

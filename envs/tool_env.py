@@ -92,10 +92,10 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
     State: one world and one conversation; `snapshot()`, `restore()`, `fork()`.
     A lost sandbox ends an episode in `step` only. `reset`, `fork`, `snapshot` and `restore` raise `SandboxLost`: there
         is no episode that could end, or none that could go on. After a `reset` that raised, `reset` may be tried again.
-    Info: `messages` that the turn added; at reset the task's id, family, difficulty and split, and the `tools`;
-        after a call its `effect` and `error` type; at the end `success` and `grade`.
-        All of it follows from the seed. Messages and tools are the environment's own: copy them before changing
-        them.
+    Info: `messages` that the turn added; at reset the task's id, family, difficulty and split, the `tools`, and the
+        `sandbox`: its name, and the level at which it contains; after a call its `effect` and `error` type; at the end
+        `success` and `grade`. All but `sandbox` follows from the seed. Messages and tools are the environment's own:
+        copy them before changing them.
 
     Args:
         scenario: a shipped scenario's name, a YAML file, or a loaded scenario.
@@ -184,6 +184,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         turn = Turn.first(task, self._episode.instruction)
         self._episode.messages.extend(turn.info["messages"])
         turn.info["tools"] = self._tools
+        turn.info["sandbox"] = {"name": self.sandbox.name, "level": self.sandbox.level}
         return turn.observation, turn.info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import product
 from random import Random
@@ -48,14 +48,13 @@ from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.scenarios.schema import Family, Step
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, mix
 from toolenv.tools.calls import WRITE, ToolCall, ToolResult
-from toolenv.tools.errors import OperatorError, RuleViolation, ScenarioError
+from toolenv.tools.errors import OperatorError, RuleViolation, SandboxLost, ScenarioError
 from toolenv.tools.interpreter import workspace
-from toolenv.tools.interpreter.session import PythonSession
 from toolenv.tools.sampling import sample_arguments
-from toolenv.tools.sandbox.interpreters import LocalInterpreters
-from toolenv.tools.sandbox.limits import Limits
+from toolenv.tools.sandbox.contract import Sandbox, ToolSession
+from toolenv.tools.sandbox.registry import make_sandbox
 from toolenv.tools.toolbox import Toolbox
-from toolenv.tools.world import World, WorldImage, quoted
+from toolenv.tools.world import WorldImage, quoted
 
 RANDOM_LIMIT = 0.5
 _WRITE_ATTEMPTS = 200
@@ -79,6 +78,7 @@ def audit(
     seeds: Iterable[int] | None = None,
     families: str | Iterable[str] | None = None,
     progress: Callable[[str], None] | None = None,
+    sandbox: str = "embedded",
 ) -> AuditReport:
     """Try every policy on every family and seed.
 
@@ -86,22 +86,21 @@ def audit(
         seeds: which tasks of each family; `default_seeds()` if left out.
         families: names of families, or "train", "unseen" or "all", which is the default.
         progress: called with a family's name when it is done.
+        sandbox: the name of the one in which all is carried out; the report does not depend on it.
 
     Raises:
         ScenarioError: there is no family of that name.
+        ValueError: there is no sandbox of that name.
+        SandboxLost: it failed, which says nothing about the scenario.
     """
     sampler = Sampler(scenario, "all" if families is None else families)
     chosen = default_seeds() if seeds is None else tuple(seeds)
     reports = []
-    interpreters = LocalInterpreters(Limits()) if scenario.toolbox.runs_python else None
-    try:
+    with closing(make_sandbox(sandbox)) as opened:
         for name in sampler.names:
-            reports.append(_FamilyAudit(scenario, sampler, name, interpreters).run(chosen))
+            reports.append(_FamilyAudit(scenario, sampler, name, opened).run(chosen))
             if progress is not None:
                 progress(name)
-    finally:
-        if interpreters is not None:
-            interpreters.close()
     return AuditReport(scenario.name, scenario.version, chosen, tuple(reports))
 
 
@@ -109,7 +108,7 @@ def audit(
 class _Episode:
     """A plan that was carried out: its calls with their results, its answer, and the world it left behind."""
 
-    world: World
+    world: ToolSession
     calls: list[ToolCall]
     results: list[ToolResult]
     answer: str | None
@@ -122,13 +121,11 @@ class _Episode:
 class _FamilyAudit:
     """The audit of one family."""
 
-    def __init__(
-        self, scenario: Scenario, sampler: Sampler, name: str, interpreters: LocalInterpreters | None = None
-    ) -> None:
+    def __init__(self, scenario: Scenario, sampler: Sampler, name: str, sandbox: Sandbox) -> None:
         family = scenario.families[name]
         self.scenario, self.sampler, self.name = scenario, sampler, name
         self.toolbox = scenario.toolbox
-        self._interpreters = interpreters
+        self._sandbox = sandbox
         self.report = FamilyReport(name, family.difficulty, family.split, list(family.tags))
         self.alternatives = [CompiledPlan(steps) for steps in _alternatives(family)]
         self.wordings = [CompiledPlan(steps) for steps in _wordings(family)]
@@ -148,6 +145,8 @@ class _FamilyAudit:
             try:
                 task = self.sampler.task_of(self.name, seed)
                 golds.append((task, self._follow(task, task.start_plan())))
+            except SandboxLost:
+                raise
             except OperatorError as error:
                 if seed in audited:
                     self._breach(seed, "gold", [str(error)])
@@ -161,6 +160,8 @@ class _FamilyAudit:
                 self._must_succeed(task, gold)
                 self._must_fail(task, gold, other)
                 self._must_fail_by_its_answer(task, gold, others[:_DUMPED_SEEDS], elsewhere)
+            except SandboxLost:
+                raise
             except OperatorError as error:  # the goal itself can not be evaluated
                 self._breach(task.seed, "gold", [str(error)])
         self._summarise([(task, gold) for task, gold in golds if task.seed in audited])
@@ -182,6 +183,8 @@ class _FamilyAudit:
     def _expect_plan(self, task: Task, policy: str, plan: CompiledPlan) -> None:
         try:
             episode = self._follow(task, plan.start(task.variables))
+        except SandboxLost:
+            raise
         except OperatorError as error:
             self._count(task, policy, False, [str(error)])
         else:
@@ -194,13 +197,13 @@ class _FamilyAudit:
             order = [i + 1, i, *range(i + 2, len(gold.calls))]
             swapped = world.fork()
             same = all(self._dispatch(swapped, gold.calls[k]).text == gold.results[k].text for k in order)
-            _rest(swapped)
+            swapped = self._rested(swapped)
             if same and swapped.digest() == gold.world.digest():
                 indices = [*range(i), *order]
                 calls, results = [gold.calls[k] for k in indices], [gold.results[k] for k in indices]
                 yield _Episode(swapped, calls, results, gold.answer)
             self._dispatch(world, gold.calls[i])
-        _rest(world)
+        world.close()
 
     # -- what must fail ----------------------------------------------------------------------------
 
@@ -246,9 +249,13 @@ class _FamilyAudit:
         for name, family in self.scenario.families.items():
             if name != self.name and any(check.kind == "refuses" for check in family.goal.answer):
                 for seed in seeds[:2]:
-                    with suppress(OperatorError):  # that family's own audit tells
+                    try:
                         task = self.sampler.task_of(name, seed)
                         yield self._follow(task, task.start_plan()).answer
+                    except SandboxLost:
+                        raise
+                    except OperatorError:
+                        continue  # that family's own audit tells
 
     def _without_calls(self, task: Task, answer: str | None) -> _Episode:
         return _Episode(self._open(task), [], [], answer)
@@ -300,8 +307,7 @@ class _FamilyAudit:
             call = ToolCall(tool.name, sample_arguments(tool, rng, _pool(task.world, self.toolbox)))
             episode.calls.append(call)
             episode.results.append(self._dispatch(episode.world, call))
-        _rest(episode.world)
-        return episode
+        return replace(episode, world=self._rested(episode.world))
 
     # -- carrying out and counting -----------------------------------------------------------------
 
@@ -314,9 +320,9 @@ class _FamilyAudit:
             if step is None:
                 break
             if step.call is None:
-                _rest(world)
-                _rest(pretended)
-                return _Episode(world, calls, results, step.answer)
+                if pretended is not world:
+                    pretended.close()
+                return _Episode(self._rested(world), calls, results, step.answer)
             if pretend_writes and self._may_change(step.call) and pretended is world:
                 pretended = world.fork()
             calls.append(step.call)
@@ -324,18 +330,23 @@ class _FamilyAudit:
             run.feed(results[-1].content)
         raise ScenarioError([f"families.{self.name}: the plan takes more than {self.scenario.file.max_steps} steps"])
 
-    def _open(self, task: Task) -> World:
-        world = task.world.open()
-        if self._interpreters is not None:
-            world.python = PythonSession(self._interpreters)
-        return world
+    def _open(self, task: Task) -> ToolSession:
+        return self._sandbox.open(task.world, self.toolbox)
+
+    def _rested(self, world: ToolSession) -> ToolSession:
+        """A world in the same state, whose interpreter is not running: of a fork it starts with the next cell."""
+        if not self.toolbox.runs_python:
+            return world
+        fork = world.fork()
+        world.close()
+        return fork
 
     def _may_change(self, call: ToolCall) -> bool:
         tool = self.toolbox[call.name]
         return tool.writes or (self.makes_files and not tool.reads)
 
-    def _dispatch(self, world: World, call: ToolCall) -> ToolResult:
-        return self.toolbox.dispatch(world, call.name, call.arguments)
+    def _dispatch(self, world: ToolSession, call: ToolCall) -> ToolResult:
+        return world.call(call.name, call.arguments)
 
     def _expect_success(self, task: Task, policy: str, grade: Grade) -> None:
         self._count(task, policy, grade.success, grade.failures)
@@ -377,12 +388,6 @@ class _FamilyAudit:
         lucky = report.outcomes.get("random_valid", Outcome())
         if lucky.rate > RANDOM_LIMIT:
             self._breach(golds[0][0].seed, "random_valid", [f"solved at {lucky.rate:.0%} of the seeds"])
-
-
-def _rest(world: World) -> None:
-    """End a world's interpreter; it would start again with the next cell."""
-    if world.python is not None:
-        world.python.close()
 
 
 def _grade(task: Task, episode: _Episode) -> Grade:

@@ -105,6 +105,7 @@ def audit(
     scenario: Scenario_,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds a family, from all splits.")] = 40,
     families: Families = "all",
+    sandbox: Annotated[str, typer.Option(help="Where tools run, such as embedded or docker.")] = "embedded",
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
@@ -117,7 +118,13 @@ def audit(
     loaded = load_scenario(scenario)
     total = len(Sampler(loaded, families).names)
     with progress_bar("auditing", total, quiet or as_json) as advance:
-        report = run(loaded, seeds=default_seeds(seeds), families=families, progress=lambda _: advance(1))
+        report = run(
+            loaded,
+            seeds=default_seeds(seeds),
+            families=families,
+            progress=lambda _: advance(1),
+            sandbox=sandbox,
+        )
     if as_json:
         _print_json(report.to_json())
     else:

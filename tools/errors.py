@@ -16,7 +16,7 @@ ToolenvError
     ├── SandboxLost            the infrastructure under an episode failed
     ├── DatasetMismatch        the folder holds something else (agents/dataset.py)
     ├── DatasetBusy            another process is writing to the folder (agents/records.py)
-    ├── SandboxUnavailable     agent-written code can not be contained here (tools/sandbox/interpreters.py)
+    ├── SandboxUnavailable     this machine lacks what the sandbox needs (tools/sandbox/interpreters.py)
     ├── SandboxExhausted       every container is full (tools/sandbox/docker_sandbox.py)
     ├── WorkerLost             a worker process died (agents/collect.py)
     └── ModelError             a model folder is missing or incomplete (agents/language_model.py)

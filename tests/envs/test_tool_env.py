@@ -91,6 +91,7 @@ def test_the_first_observation_and_info(env):
         1,
     )
     assert [tool["function"]["name"] for tool in info["tools"]] == list(env.toolbox.names)
+    assert info["sandbox"] == {"name": "embedded", "level": env.sandbox.level}
 
 
 @pytest.mark.parametrize("family", ["order_status", "cancel_order"])
@@ -231,6 +232,7 @@ class FailingSandbox(EmbeddedSandbox):
     """Loses what it is told to lose, and knows how many sessions are open."""
 
     def __init__(self):
+        super().__init__()
         self.failing, self.open_sessions, self.closed = set(), 0, 0
 
     def open(self, image, toolbox):

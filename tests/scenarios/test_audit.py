@@ -9,9 +9,13 @@ import pytest
 
 from toolenv.scenarios.audit import audit, default_seeds
 from toolenv.scenarios.audit_report import MUST_FAIL, MUST_SUCCEED, POLICIES, AuditReport
-from toolenv.scenarios.loading import find_scenario, parse_scenario
+from toolenv.scenarios.loading import find_scenario, load_scenario, parse_scenario
+from toolenv.scenarios.sampler import Sampler
 from toolenv.scenarios.splits import Split, split_of
-from toolenv.tools.errors import ScenarioError
+from toolenv.tools.errors import SandboxLost, ScenarioError
+from toolenv.tools.sandbox.embedded import EmbeddedSession
+from toolenv.tools.sandbox.interpreters import SandboxUnavailable
+from toolenv.tools.sandbox.registry import make_sandbox
 
 CRM = find_scenario("crm").read_text()
 SEEDS = (0, 1, 2, 800_000, 900_000)
@@ -183,3 +187,32 @@ def test_the_report_is_json_and_the_same_every_time() -> None:
     assert found["scenario"] == "crm"
     assert found["families"][0]["family"] == "order_status"
     assert found["families"][0]["breaches"][0]["policy"] == "guess"
+
+
+@pytest.mark.parametrize("name", ["database", "code", "support"])
+def test_the_report_is_the_same_in_containers(name: str) -> None:
+    try:
+        make_sandbox("docker").close()
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    scenario = load_scenario(name)
+    families = Sampler(scenario, "all").names[::8]
+    here, there = (
+        audit(scenario, seeds=(0, 900_000), families=families, sandbox=sandbox) for sandbox in ("embedded", "docker")
+    )
+    assert here.to_json() == there.to_json()
+    assert there.ok
+
+
+def test_a_lost_sandbox_is_no_breach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise SandboxLost("gone")
+
+    monkeypatch.setattr(EmbeddedSession, "call", lost)
+    with pytest.raises(SandboxLost, match="gone"):
+        audit_of("order_status")
+
+
+def test_an_unknown_sandbox_is_refused() -> None:
+    with pytest.raises(ValueError, match="no sandbox 'nowhere'"):
+        audit(parse_scenario(CRM.encode()), seeds=(0,), sandbox="nowhere")

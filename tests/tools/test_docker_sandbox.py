@@ -119,7 +119,11 @@ def test_full_containers_are_waited_for_and_then_refused(sandbox):
 def test_the_same_actions_give_the_same_episode_as_embedded(env_id):
     here, there = gymnasium.make(env_id), gymnasium.make(env_id, sandbox="docker")
     for seed in range(6):
-        assert _equal(here.reset(seed=seed)[0], there.reset(seed=seed)[0])
+        (one, said), (other, answered) = here.reset(seed=seed), there.reset(seed=seed)
+        assert _equal(one, other)
+        assert said.pop("sandbox")["name"] == "embedded"
+        assert answered.pop("sandbox") == {"name": "docker", "level": f"a container, {here.unwrapped.sandbox.level}"}
+        assert said == answered
         plan = here.unwrapped.task.start_plan()
         ended = False
         while not ended:

@@ -7,22 +7,28 @@ how large the file is and when it was changed; never what stands in it.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import toolenv.tools.sandbox.embedded
 from toolenv.tools.interpreter import workspace
+from toolenv.tools.sandbox import docker_tree
+from toolenv.tools.sandbox.contract import Sandbox
+from toolenv.tools.sandbox.docker_container import AttachedLine
+from toolenv.tools.sandbox.docker_sandbox import DockerSandbox, PoolSettings
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 from toolenv.tools.sandbox.interpreters import SandboxUnavailable
 from toolenv.tools.sandbox.limits import Limits
@@ -36,6 +42,7 @@ hostile = importlib.util.module_from_spec(_SPEC)
 sys.modules["hostile"] = hostile
 _SPEC.loader.exec_module(hostile)
 
+LIMITS = Limits(seconds=0.5)
 TOOLBOX = Toolbox.of_families("interpreter")
 SANDBOX = Path(toolenv.tools.sandbox.embedded.__file__)
 NOBODY = 65_534
@@ -52,96 +59,125 @@ def image() -> WorldImage:
 IMAGE = image()
 
 
+BYSTANDER = Path(__file__).with_name("bystander.py")
+
+
 class Surroundings:
-    """What hostile code may be after: a file, a secret of the environment, listeners, a process."""
+    """What hostile code may be after (see `bystander.py`), and a secret in the environment of the sandbox's owner.
 
-    def __init__(self, folder: Path, backend: str) -> None:
-        self.secret = secrets.token_hex(16)
-        self.folder = folder
-        self.canary = folder / "canary.py"
-        self.canary.write_text(f"canary = {self.secret!r}\n")
-        os.environ["TOOLENV_HOSTILE"] = self.secret
-        self.backend = backend
-        limits = Limits(seconds=0.5)
-        self.sandbox = EmbeddedSandbox(limits) if backend == "embedded" else MontySandbox(limits)
-        try:
-            embedded = backend == "embedded"
-            self.supervisor = self.sandbox._interpreters.supervisor._process.pid if embedded else os.getpid()
-        except BaseException:  # before there is anything else to give back
-            del os.environ["TOOLENV_HOSTILE"]
-            raise
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.abstract = socket.socket(socket.AF_UNIX)
-        self.abstract.bind("\0" + self.secret)
-        self.abstract.listen()
-        self.victim = subprocess.Popen(["sleep", "600"])
-        self.before = self.state()
+    Args:
+        sandbox: where the code runs.
+        bystander: what it said first.
+        ask: gives the line that it says when it is asked.
+        words: of a snippet -> their meaning, besides those that the bystander knows.
+    """
 
-    def state(self) -> tuple[object, ...]:
-        """All that hostile code must leave as it is."""
-        files = [(path.name, path.stat().st_mode, path.read_bytes()) for path in sorted(self.folder.iterdir())]
-        guest = sorted((path.name, path.stat().st_mtime) for path in SANDBOX.with_name("guest").glob("*.py"))
-        return files, guest, descendants(os.getpid()), self.victim.poll()
-
-    def connections(self) -> int:
-        """How many reached a listener."""
-        found = 0
-        for listener in (self.listener, self.abstract):
-            listener.settimeout(0)
-            try:
-                listener.accept()[0].close()
-                found += 1
-            except BlockingIOError:
-                pass
-        return found
-
-    def filled_in(self, code: str) -> str:
-        words = {
-            "SUPERVISOR": self.supervisor,
-            "OWNER": os.getpid(),
-            "VICTIM": self.victim.pid,
-            "CANARY": self.canary,
-            "FOLDER": self.folder,
-            "SOURCE": SANDBOX,
-            "GUEST": SANDBOX.with_name("guest") / "lockdown.py",
-            "PACKAGES": sysconfig.get_path("purelib"),
-            "PORT": self.listener.getsockname()[1],
-            "ABSTRACT": self.secret,
+    def __init__(
+        self, sandbox: Sandbox, bystander: dict[str, Any], ask: Callable[[], bytes], words: dict[str, object]
+    ) -> None:
+        self.sandbox, self._ask = sandbox, ask
+        self.secrets = [bystander["secret"], os.environ["TOOLENV_HOSTILE"]]
+        self._words = {
+            **words,
+            "VICTIM": bystander["victim"],
+            "CANARY": bystander["canary"],
+            "FOLDER": Path(bystander["canary"]).parent,
+            "PORT": bystander["port"],
+            "ABSTRACT": bystander["secret"],
             "SECRET": "TOOLENV_HOSTILE",
         }
-        for word, meaning in words.items():
+        self.before = self.state()
+
+    def state(self) -> dict[str, object]:
+        """All that hostile code must leave as it is."""
+        guest = sorted((path.name, path.stat().st_mtime) for path in SANDBOX.with_name("guest").glob("*.py"))
+        return {"guest": guest, **json.loads(self._ask())}
+
+    def filled_in(self, code: str) -> str:
+        for word, meaning in self._words.items():
             code = code.replace(f"${word}", str(meaning))
         return code
 
-    def close(self) -> None:
-        self.sandbox.close()
-        self.victim.kill()
-        self.victim.wait()
-        self.listener.close()
-        self.abstract.close()
-        del os.environ["TOOLENV_HOSTILE"]
+
+@contextmanager
+def around_local(sandbox: EmbeddedSandbox, supervisor: int, folder: Path) -> Iterator[Surroundings]:
+    """The bystander is another child of this process."""
+    with closing(sandbox):
+        words = {
+            "SUPERVISOR": supervisor,
+            "OWNER": os.getpid(),
+            "SOURCE": SANDBOX,
+            "GUEST": SANDBOX.with_name("guest") / "lockdown.py",
+            "PACKAGES": sysconfig.get_path("purelib"),
+        }
+        command = [sys.executable, BYSTANDER, folder, str(os.getpid())]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as bystander:
+
+            def ask() -> bytes:
+                bystander.stdin.write(b"\n")
+                return bystander.stdout.readline()
+
+            yield Surroundings(sandbox, json.loads(bystander.stdout.readline()), ask, words)
+            bystander.stdin.close()
 
 
-def descendants(process: int) -> list[int]:
-    """The processes below a process, without those of Monty's pool, which come and go."""
-    found = []
-    for task in Path(f"/proc/{process}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            if Path(f"/proc/{child}/comm").read_text() != "monty\n":
-                found += [child, *descendants(child)]
-    return sorted(found)
+@contextmanager
+def around_embedded(folder: Path) -> Iterator[Surroundings]:
+    sandbox = EmbeddedSandbox(LIMITS)
+    with around_local(sandbox, sandbox._interpreters.supervisor._process.pid, folder) as surroundings:
+        yield surroundings
 
 
-@pytest.fixture(scope="module", params=["embedded", "monty"])
+@contextmanager
+def around_monty(folder: Path) -> Iterator[Surroundings]:
+    with around_local(MontySandbox(LIMITS), os.getpid(), folder) as surroundings:
+        yield surroundings
+
+
+@contextmanager
+def around_docker(_: Path) -> Iterator[Surroundings]:
+    """The bystander is in the container, and of the same user as the interpreters."""
+    sandbox = DockerSandbox(LIMITS, pool=PoolSettings(warm=0, most=1))
+    with closing(sandbox):
+        sandbox.open(IMAGE, TOOLBOX).close()
+        (worker,) = sandbox.pool.workers
+        api = sandbox._client.api
+        command = [docker_tree.PYTHON, "-c", BYSTANDER.read_text(), "/tmp/hostile", "1"]
+        secret = {"TOOLENV_HOSTILE": os.environ["TOOLENV_HOSTILE"]}
+        made = api.exec_create(worker.name, command, stdin=True, environment=secret)
+        line = AttachedLine(sandbox._client, api.exec_start(made["Id"], socket=True), worker.name, seconds=10)
+
+        def ask() -> bytes:
+            line.send(b"\n")
+            return line.receive()
+
+        bystander = json.loads(line.receive())
+        words = {
+            **dict(zip(("SUPERVISOR", "OWNER"), bystander["below"], strict=True)),
+            "SOURCE": f"{docker_tree.SITE}/toolenv/tools/sandbox/embedded.py",
+            "GUEST": f"{docker_tree.SITE}/toolenv/tools/sandbox/guest/lockdown.py",
+            "PACKAGES": docker_tree.SITE,
+        }
+        written = api.diff(worker.name)
+        yield Surroundings(sandbox, bystander, ask, words)
+        line._attached._response.close()
+        assert api.diff(worker.name) == written, "something was written to the container's layer"
+
+
+AROUND = {"embedded": around_embedded, "monty": around_monty, "docker": around_docker}
+
+
+@pytest.fixture(scope="module", params=AROUND)
 def around(request, tmp_path_factory) -> Iterator[Surroundings]:
     folder = tmp_path_factory.mktemp("hostile")
     folder.chmod(0o777)
-    try:
-        surroundings = Surroundings(folder, request.param)
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
-    yield surroundings
-    surroundings.close()
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("TOOLENV_HOSTILE", secrets.token_hex(16))
+        try:
+            surroundings = stack.enter_context(AROUND[request.param](folder))
+        except SandboxUnavailable as error:
+            pytest.skip(str(error))
+        yield surroundings
 
 
 @pytest.mark.parametrize("snippet", hostile.SNIPPETS, ids=lambda snippet: f"{snippet.kind}-{snippet.name}")
@@ -152,8 +188,9 @@ def test_contained(around, snippet):
         result = session.call("run_python", {"code": around.filled_in(snippet.code)})
         assert result.error is None
         assert hostile.ESCAPED not in result.text, "it had what it tried to get"
-        assert around.secret not in result.text.replace(f"\\u0000{around.secret}", ""), "a secret is shown"
-        if around.backend == "embedded":  # in Monty most fail because there is no such thing
+        shown = result.text.replace(f"\\u0000{around.secrets[0]}", "")
+        assert not [secret for secret in around.secrets if secret in shown], "a secret is shown"
+        if around.sandbox.name != "monty":  # there most fail because there is no such thing
             assert re.search(snippet.says, result.text), "it failed for another reason than meant"
         assert len(result.text) < 30_000, "the result is longer than the limit on output allows"
         texts = [session.call("run_python", {"code": "print(1 + 1)"}).text for _ in range(1 if snippet.sound else 3)]
@@ -163,8 +200,7 @@ def test_contained(around, snippet):
         assert [change.table for change in session.diff() if change.table not in ("_files", "_cells")] == []
     finally:
         session.close()
-    assert around.connections() == 0, "it reached a listener"
-    assert around.state() == around.before, "it changed something outside"
+    assert around.state() == around.before, "it changed something outside, or reached a listener"
 
 
 def test_a_healthy_session_after_all_of_them(around):
@@ -214,6 +250,8 @@ def test_contained_as_an_ordinary_user(open_folder):
         "-q",
         "-p",
         "no:cacheprovider",
+        "-k",
+        "not docker",
         f"--basetemp={open_folder / 'base'}",
         Path(__file__).name,
     ]

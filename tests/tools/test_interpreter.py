@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.sandbox.contract import Sandbox
+from toolenv.tools.sandbox.docker_sandbox import DockerSandbox, PoolSettings
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 from toolenv.tools.sandbox.interpreters import SandboxUnavailable
 from toolenv.tools.sandbox.limits import Limits
@@ -25,6 +26,7 @@ SECONDS = 0.5
 
 BACKENDS = {
     "embedded": lambda: EmbeddedSandbox(Limits(seconds=SECONDS)),
+    "docker": lambda: DockerSandbox(Limits(seconds=SECONDS), pool=PoolSettings(warm=0, most=1)),
     "monty": lambda: MontySandbox(Limits(seconds=SECONDS)),
 }
 """Name -> a sandbox whose cells may take SECONDS; every one of them keeps the contract."""
@@ -32,9 +34,9 @@ BACKENDS = {
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def sandbox(request) -> Iterator[Sandbox]:
-    sandbox = BACKENDS[request.param]()
-    session = sandbox.open(IMAGE, TOOLBOX)
     try:
+        sandbox = BACKENDS[request.param]()
+        session = sandbox.open(IMAGE, TOOLBOX)
         session.call("run_python", {"code": "1"})
     except SandboxUnavailable as error:
         pytest.skip(str(error))

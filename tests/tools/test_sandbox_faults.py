@@ -110,7 +110,7 @@ def test_an_episode_whose_interpreter_is_killed_is_truncated_and_masked(sandbox,
 
 
 _OWNER = """
-import sys
+import os, sys, time
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 from toolenv.tools.sandbox.limits import Limits
@@ -121,6 +121,9 @@ session = sandbox.open(
     workspace.added_to(WorldImage.of_connection(open_connection(), "empty")), Toolbox.of_families("interpreter")
 )
 session.call("run_python", {"code": "1"})
+if "fork" in sys.argv and os.fork() == 0:
+    time.sleep(10)
+    os._exit(0)
 print(sandbox._interpreters.supervisor._process.pid, flush=True)
 session.call("run_python", {"code": "while True: pass"})
 """
@@ -133,22 +136,35 @@ def _alive(process):
         return False
 
 
-def test_nothing_outlives_the_owner(sandbox):
-    for number in range(ROUNDS):
-        with subprocess.Popen([sys.executable, "-c", _OWNER], stdout=subprocess.PIPE, text=True) as owner:
+def nothing_must_outlive(wait, *arguments):
+    """An owner of a supervisor and an interpreter that is killed after `wait` seconds."""
+    command = [sys.executable, "-c", _OWNER, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as owner:
+        try:
             supervisor = int(owner.stdout.readline())
             ours = [supervisor, *children(supervisor)]
             assert len(ours) == 2
-            time.sleep(0.02 * (number % 3))
+            time.sleep(wait)
             owner.kill()
-        deadline = time.monotonic() + 1
-        while (left := [process for process in ours if _alive(process)]) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert not left, f"round {number}: {len(left)} processes are left a second after their owner was killed"
+            deadline = time.monotonic() + 1
+            while (left := [process for process in ours if _alive(process)]) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert not left, f"{len(left)} processes are left a second after their owner was killed"
+        finally:
+            os.killpg(owner.pid, signal.SIGKILL)
+
+
+def test_nothing_outlives_the_owner(sandbox):
+    for number in range(ROUNDS):
+        nothing_must_outlive(0.02 * (number % 3))
+
+
+def test_a_fork_of_the_owner_keeps_no_interpreter_alive(sandbox):
+    nothing_must_outlive(0.02, "fork")
 
 
 def _in_a_fork(sandbox, session, parents, answers):
-    answers.put((run(session, "x + 1"), supervisor_of(sandbox) != parents))
+    answers.put((run(session, "x += 1; x"), supervisor_of(sandbox) != parents))
     fresh = sandbox.open(IMAGE, TOOLBOX)
     answers.put(run(fresh, "1 + 1"))
     fresh.close()
@@ -162,7 +178,7 @@ def test_a_fork_of_the_owner_has_a_supervisor_of_its_own(sandbox):
     run(session, "x = 1")
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
-    child = context.Process(target=_in_a_fork, args=(sandbox, session.fork(), supervisor_of(sandbox), answers))
+    child = context.Process(target=_in_a_fork, args=(sandbox, session, supervisor_of(sandbox), answers))
     child.start()
     child.join(10)
     assert child.exitcode == 0

@@ -235,6 +235,7 @@ class LostSandbox(EmbeddedSandbox):
     """Fails at the first call of some episodes: of all, or of every other one."""
 
     def __init__(self, every: int) -> None:
+        super().__init__()
         self.every, self.opened = every, 0
 
     def open(self, image: Any, toolbox: Any) -> Any:

@@ -8,11 +8,12 @@ one that is not where the journal is starts anew and runs the journal again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import orjson
 
+from toolenv.tools.forks import abandon_in_forks
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.world import World
 
@@ -93,6 +94,10 @@ class Interpreter(Protocol):
 class Interpreters(Protocol):
     """Opens interpreters."""
 
+    @property
+    def level(self) -> str:
+        """What keeps agent-written code in, in words."""
+
     def open(self) -> Interpreter:
         """A new one, without variables and files."""
 
@@ -112,6 +117,7 @@ class PythonSession:
         self._interpreter: Interpreter | None = None
         self._done: list[_Entry] = []
         self._files: dict[str, str] = {}
+        abandon_in_forks(self)
 
     def run(self, world: World, code: str, *, name: str = "<cell>", fresh: bool = False) -> Outcome:
         """Run a cell, and write down in the world that it was run and what it did to the files.
@@ -120,10 +126,9 @@ class PythonSession:
             InterpreterEnded: the cell ended the interpreter. Variables are lost; files are as before the cell.
             SandboxLost: something else did. The world is as before.
         """
-        journal = [_Entry(**row) for row in world.all("SELECT code, name, fresh, files FROM _cells ORDER BY number")]
         try:
-            if self._interpreter is None or journal != self._done:
-                self._replay(world, journal)
+            if self._interpreter is None or not self._stands_at_the_end(world):
+                self._replay(world)
             files = workspace.all_files(world)
             written = _difference(self._files, files)
             entry = _Entry(code, name, int(fresh), orjson.dumps(written).decode())
@@ -146,12 +151,23 @@ class PythonSession:
 
     def close(self) -> None:
         """End the interpreter, if there is one; the next cell opens another."""
-        interpreter, self._interpreter = self._interpreter, None
-        self._done, self._files = [], {}
+        interpreter = self._interpreter
+        self.abandon()
         if interpreter is not None:
             interpreter.close()
 
-    def _replay(self, world: World, journal: list[_Entry]) -> None:
+    def abandon(self) -> None:
+        """Forget the interpreter, which goes on in the process that opened it."""
+        self._interpreter, self._done, self._files = None, [], {}
+
+    def _stands_at_the_end(self, world: World) -> bool:
+        """Whether the interpreter has run the world's journal. A look at its last cell is enough: the journal grows by
+        `run` alone, a rollback takes its end away, and whatever else changes it ends the interpreter."""
+        rows = world.all("SELECT number, code, name, fresh, files FROM _cells ORDER BY number DESC LIMIT 1")
+        return rows == [{"number": len(self._done), **asdict(entry)} for entry in self._done[-1:]]
+
+    def _replay(self, world: World) -> None:
+        journal = [_Entry(**row) for row in world.all("SELECT code, name, fresh, files FROM _cells ORDER BY number")]
         self.close()
         self._interpreter = self._interpreters.open()
         for entry in journal:

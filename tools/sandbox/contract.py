@@ -49,6 +49,10 @@ class Sandbox(Protocol):
     name: str
     sql: str
 
+    @property
+    def level(self) -> str:
+        """What keeps agent-written Python in, in words; of a remote sandbox known once a session was opened."""
+
     def open(self, image: WorldImage, toolbox: Toolbox) -> ToolSession:
         """A session on a fresh world of `image`."""
 

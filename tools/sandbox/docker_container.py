@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -73,11 +72,12 @@ class AttachedLine:
         del self._lines[: end + 1]
         return line
 
+    def drop(self) -> None:
+        self._attached._response.close()  # and with it the socket
+
     def close(self) -> None:
         """Remove the container."""
-        with suppress(OSError):  # it may be broken already
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._attached._response.close()  # and with it the socket
+        self.drop()
         remove(self._client, self._container)
 
     def _take_frames(self) -> None:
@@ -141,7 +141,11 @@ def start(client: Any, image: str, session: str, settings: ContainerSettings) ->
             raise OperatorError(f"there is no image {image}: `toolenv sandbox build`") from None
         raise SandboxLost(f"no container could be started: {error}") from None
     worker = RemoteWorker(AttachedLine(client, attached, container, settings.answer_seconds), name=container)
-    worker.ask("ping")
+    try:
+        worker.ask("ping")
+    except SandboxLost:
+        worker.close()
+        raise
     return worker
 
 

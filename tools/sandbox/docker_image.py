@@ -29,6 +29,7 @@ from typing import Any, Final, Literal, get_args
 
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.sandbox import docker_tree
+from toolenv.tools.sandbox.interpreters import SandboxUnavailable
 
 Method = Literal["host", "registry", "debootstrap"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
@@ -62,14 +63,14 @@ def connect() -> Any:
     """A client of the engine that the environment names, `docker.DockerClient`.
 
     Raises:
-        OperatorError: the package is not installed, or no engine answers.
+        SandboxUnavailable: the package is not installed, or no engine answers.
     """
     try:
         import docker
         import docker.errors
         import requests.exceptions
     except ModuleNotFoundError as error:
-        raise OperatorError(f"{error.name} is not installed: pip install 'toolenv[docker]'") from None
+        raise SandboxUnavailable(f"{error.name} is not installed: pip install 'toolenv[docker]'") from None
     # Where nothing answers, docker-py leaves the socket with which it tried to the collector, which warns of it.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -80,7 +81,7 @@ def connect() -> Any:
         except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
             problem = str(error)
         gc.collect()
-    raise OperatorError(f"no docker engine answers; start one, or name it in DOCKER_HOST ({problem})")
+    raise SandboxUnavailable(f"no docker engine answers; start one, or name it in DOCKER_HOST ({problem})")
 
 
 def tag() -> str:

@@ -11,7 +11,9 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +21,7 @@ from typing import Any, Final
 from toolenv.tools.calls import Json, ToolResult
 from toolenv.tools.declaration import SQLITE
 from toolenv.tools.errors import OperatorError, SandboxLost
+from toolenv.tools.forks import abandon_in_forks
 from toolenv.tools.sandbox import docker_container, docker_image, docker_labels
 from toolenv.tools.sandbox.docker_container import ContainerSettings
 from toolenv.tools.sandbox.lease import Lease
@@ -28,6 +31,7 @@ from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import RowChange, WorldImage, WorldSnapshot
 
 _COLLECT_EVERY: Final = 60.0
+_LOOK_EVERY: Final = 0.25  # seconds, after which at the latest a lost worker is seen
 _MEMORY_A_CONTAINER: Final = 266 * 2**20
 
 
@@ -66,67 +70,63 @@ class Pool:
 
     Args:
         start: starts one and gives its worker, or raises OperatorError.
-        collect: removes what others left behind; called at the start and now and then.
+        collect: removes what others left behind, and what is ours but not among the names that it is given; called at
+            the start and now and then.
     """
 
-    def __init__(self, settings: PoolSettings, start: Callable[[], RemoteWorker], collect: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: PoolSettings, start: Callable[[], RemoteWorker], collect: Callable[[Sequence[str]], None]
+    ) -> None:
         self.settings = settings
         self._start, self._collect = start, collect
         self._changed = threading.Condition()
-        self._workers: list[RemoteWorker] = []
-        self._leased: dict[int, int] = {}
+        self._leased: dict[RemoteWorker, int] = {}
         self._waiting = 0
+        self._left: deque[RemoteSession] = deque()
         self._problem: OperatorError | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._refill, name="toolenv-containers", daemon=True)
+        abandon_in_forks(self)
+        self._thread = threading.Thread(target=self._tend, name="toolenv-containers", daemon=True)
         self._thread.start()
 
+    @property
+    def workers(self) -> list[RemoteWorker]:
+        """Those that are not known to be lost."""
+        return [worker for worker in list(self._leased) if not worker.lost]
+
     def lease(self) -> RemoteWorker:
-        """A worker with room for one more session: the least busy. Give it back with `release`.
+        """A worker that answers and has room for one more session: the least busy. Give it back with `release`.
 
         Raises:
             SandboxExhausted: there is none, and none became free in time.
             OperatorError: none can be started.
+            SandboxLost: the pool is closed.
         """
         deadline = time.monotonic() + self.settings.wait_seconds
-        with self._changed:
-            self._waiting += 1
-            self._problem = None
-            self._changed.notify_all()
+        while True:
+            worker = self._take(deadline)
             try:
-                while (worker := self._roomiest()) is None:
-                    if self._problem is not None:
-                        raise self._problem
-                    if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                        raise SandboxExhausted(
-                            f"all {len(self._workers)} containers are full; none became free in"
-                            f" {self.settings.wait_seconds:g} s"
-                        )
-                self._leased[id(worker)] += 1
+                worker.ask("ping")
+            except SandboxLost:  # while nobody used it
+                self.release(worker)
+            else:
                 return worker
-            finally:
-                self._waiting -= 1
 
     def share(self, worker: RemoteWorker) -> None:
         """One more session in a leased worker, whether it has room or not."""
         with self._changed:
-            self._leased[id(worker)] = self._leased.get(id(worker), 0) + 1
+            self._leased[worker] = self._leased.get(worker, 0) + 1
 
     def release(self, worker: RemoteWorker) -> None:
-        """One session less. A worker that failed, or that has kept something, is removed."""
+        """One session less. A worker that failed is removed."""
         with self._changed:
-            if id(worker) not in self._leased:
-                return
-            self._leased[id(worker)] -= 1
-            unused = self._leased[id(worker)] == 0
-        if unused and not worker.lost:
-            with suppress(SandboxLost):  # it marks itself as lost
-                worker.reset()
-        with self._changed:
-            if worker.lost and worker in self._workers:
-                self._workers.remove(worker)
-                del self._leased[id(worker)]
-            self._changed.notify_all()
+            if worker in self._leased:
+                self._leased[worker] -= 1
+                self._changed.notify_all()
+
+    def leave(self, session: RemoteSession) -> None:
+        """A session was let go without a word, wherever the collector runs: nothing here may wait."""
+        self._left.append(session)
 
     def close(self) -> None:
         """Remove all containers."""
@@ -134,51 +134,91 @@ class Pool:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
-        for worker in self._workers:
+        for worker in self._leased:
             worker.close()
 
+    def abandon(self) -> None:
+        """Be empty in a fork."""
+        self._changed = threading.Condition()
+        self._leased, self._closed = {}, True
+
+    def _take(self, deadline: float) -> RemoteWorker:
+        with self._changed:
+            self._waiting += 1
+            self._problem = None
+            self._changed.notify_all()
+            try:
+                while (worker := self._roomiest()) is None:
+                    if self._closed:
+                        raise SandboxLost("the containers were removed")
+                    if self._problem is not None:
+                        raise self._problem
+                    if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                        raise SandboxExhausted(
+                            f"all {len(self._leased)} containers are full; none became free in"
+                            f" {self.settings.wait_seconds:g} s"
+                        )
+                self._leased[worker] += 1
+                return worker
+            finally:
+                self._waiting -= 1
+
     def _roomiest(self) -> RemoteWorker | None:
-        room = [w for w in self._workers if not w.lost and self._leased[id(w)] < self.settings.sessions]
-        return min(room, key=lambda worker: self._leased[id(worker)], default=None)
+        room = [worker for worker in self.workers if self._leased[worker] < self.settings.sessions]
+        return min(room, key=self._leased.__getitem__, default=None)
 
     def _wants_more(self) -> bool:
-        free = sum(not worker.lost and not self._leased[id(worker)] for worker in self._workers)
+        if self._problem is not None:
+            return False
+        free = sum(not self._leased[worker] for worker in self.workers)
         starving = self._waiting and self._roomiest() is None
-        return len(self._workers) < self.settings.most and (bool(starving) or free < self.settings.warm)
+        return len(self.workers) < self.settings.most and (bool(starving) or free < self.settings.warm)
 
-    def _refill(self) -> None:
+    def _has_work(self) -> bool:
+        return self._closed or bool(self._left) or len(self.workers) < len(self._leased) or self._wants_more()
+
+    def _tend(self) -> None:
+        """What the thread does: remove lost workers, close what was left, collect, and start workers."""
         next_collect = 0.0
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._closed or (self._wants_more() and self._problem is None),
-                    max(0.0, next_collect - time.monotonic()),
-                )
+                self._changed.wait_for(self._has_work, _LOOK_EVERY)
                 if self._closed:
                     return
-                wanted = self._wants_more() and self._problem is None
+                lost = [worker for worker in self._leased if worker.lost]
+                for worker in lost:
+                    del self._leased[worker]
+                wanted = self._wants_more()
+            for worker in lost:
+                worker.close()
+            while self._left:
+                session = self._left.popleft()
+                session.close()
+                self.release(session.worker)
             try:
                 if time.monotonic() >= next_collect:
                     next_collect = time.monotonic() + _COLLECT_EVERY
-                    self._collect()
-                worker = self._start() if wanted else None
+                    self._collect([worker.name for worker in list(self._leased)])
+                if wanted:
+                    self._add(self._start())
             except OperatorError as error:
                 with self._changed:
                     self._problem = error
                     self._changed.notify_all()
-                continue
-            if worker is not None:
-                with self._changed:
-                    self._workers.append(worker)
-                    self._leased[id(worker)] = 0
-                    self._changed.notify_all()
+
+    def _add(self, worker: RemoteWorker) -> None:
+        with self._changed:
+            self._leased[worker] = 0
+            self._changed.notify_all()
 
 
 class DockerSession:
     """A session in a container."""
 
     def __init__(self, pool: Pool, session: RemoteSession) -> None:
-        self._pool, self._session, self._open = pool, session, True
+        self._pool, self._session = pool, session
+        self._left = weakref.finalize(self, pool.leave, session)
+        self._left.atexit = False
 
     def call(self, name: str, arguments: Json) -> ToolResult:
         return self._session.call(name, arguments)
@@ -201,8 +241,7 @@ class DockerSession:
         return self._session.diff()
 
     def close(self) -> None:
-        if self._open:
-            self._open = False
+        if self._left.detach():
             self._session.close()
             self._pool.release(self._session.worker)
 
@@ -217,7 +256,7 @@ class DockerSandbox:
         image: built from this installation if left out.
 
     Raises:
-        OperatorError: docker's package is missing, or no engine answers.
+        SandboxUnavailable: docker's package is missing, or no engine answers.
     """
 
     name = "docker"
@@ -238,6 +277,8 @@ class DockerSandbox:
         self._session = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._pool: Pool | None = None
+        self.level = "a container"
+        abandon_in_forks(self)
 
     @property
     def pool(self) -> Pool:
@@ -250,7 +291,7 @@ class DockerSandbox:
                 self._pool = Pool(
                     self._pool_settings,
                     lambda: start(self._client, image, self._session, self._settings),
-                    lambda: _collect(self._client),
+                    lambda names: _collect(self._client, self._session, names),
                 )
             return self._pool
 
@@ -262,6 +303,7 @@ class DockerSandbox:
         except BaseException:
             pool.release(worker)
             raise
+        self.level = f"a container, {worker.level}"
         return DockerSession(pool, session)
 
     def close(self) -> None:
@@ -271,6 +313,15 @@ class DockerSandbox:
         if pool is not None:
             atexit.unregister(self.close)
             pool.close()
+            with suppress(SandboxLost):  # it went with the engine, or another owner collects it
+                _collect(self._client, self._session, keep=())
+
+    def abandon(self) -> None:
+        """Start containers of its own in a fork."""
+        self._lock = threading.Lock()
+        self._pool, self._session = None, uuid.uuid4().hex
+        atexit.unregister(self.close)
+        self._client.close()  # its connections; it makes others
 
 
 class SharedDocker:
@@ -287,6 +338,10 @@ class SharedDocker:
         self._sandbox, self._lease = _SHARED[key]
         self._lease.join(self)
 
+    @property
+    def level(self) -> str:
+        return self._sandbox.level
+
     def open(self, image: WorldImage, toolbox: Toolbox) -> DockerSession:
         self._lease.join(self)
         return self._sandbox.open(image, toolbox)
@@ -298,12 +353,19 @@ class SharedDocker:
 _SHARED: dict[int, tuple[DockerSandbox, Lease]] = {}
 
 
-def _collect(client: Any) -> None:
-    """Raises SandboxLost: the engine does not answer."""
+def _collect(client: Any, session: str, keep: Sequence[str]) -> None:
+    """Remove what others left, and of our own session what an engine that did not answer would not remove.
+
+    Raises:
+        SandboxLost: the engine does not answer.
+    """
     import docker.errors
     import requests.exceptions
 
     try:
         docker_labels.collect(client)
+        for found in client.api.containers(all=True, filters={"label": f"{docker_labels.SESSION}={session}"}):
+            if found["Id"] not in keep:
+                docker_container.remove(client, found["Id"])
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise SandboxLost(f"the docker engine does not answer: {error}") from None

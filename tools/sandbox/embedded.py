@@ -61,6 +61,10 @@ class EmbeddedSandbox:
         self.limits = limits or Limits()
         self._interpreters: Interpreters = interpreters or LocalInterpreters(self.limits)
 
+    @property
+    def level(self) -> str:
+        return self._interpreters.level
+
     def open(self, image: WorldImage, toolbox: Toolbox) -> EmbeddedSession:
         world = image.open()
         if toolbox.runs_python:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import orjson
 
 from toolenv.tools.errors import OperatorError, SandboxLost
+from toolenv.tools.forks import abandon_in_forks
 from toolenv.tools.interpreter.session import Cell, Crashed, Outcome, TimedOut
 from toolenv.tools.sandbox.limits import Limits
 
@@ -83,6 +84,13 @@ class Supervisor:
         """End it and all its interpreters."""
         self._end()
 
+    def abandon(self) -> None:
+        """Let go of it, which goes on in the process that started it."""
+        self._end.detach()
+        self._channel.close()
+        if self._process is not None:
+            self._process.returncode = 0  # of no child of ours nothing can be known
+
     def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         with self._lock:
             try:
@@ -143,18 +151,25 @@ class LocalInterpreters:
         self._given = channel
         self._lock = threading.Lock()
         self._supervisor: Supervisor | None = None
-        self._process = os.getpid()
+        abandon_in_forks(self)
+
+    @property
+    def level(self) -> str:
+        if sys.platform != "linux":
+            return "nothing, so that none starts"
+        from toolenv.tools.sandbox.guest import lockdown
+
+        return lockdown.level()
 
     @property
     def supervisor(self) -> Supervisor:
-        """Of this process: a fork of it starts its own. One that is known to be lost is replaced."""
+        """One that is known to be lost is replaced."""
         with self._lock:
-            if self._supervisor is not None and self._supervisor.lost and self._process == os.getpid():
+            if self._supervisor is not None and self._supervisor.lost:
                 self._supervisor.close()
                 self._supervisor = None
-            if self._supervisor is None or self._process != os.getpid():
+            if self._supervisor is None:
                 self._supervisor = Supervisor(self._given)
-                self._process = os.getpid()
             return self._supervisor
 
     def open(self) -> LocalInterpreter:
@@ -176,8 +191,15 @@ class LocalInterpreters:
         """End all interpreters."""
         with self._lock:
             supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None and self._process == os.getpid():
+        if supervisor is not None:
             supervisor.close()
+
+    def abandon(self) -> None:
+        """Start a supervisor of its own in a fork."""
+        self._lock = threading.Lock()
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.abandon()
 
 
 class LocalInterpreter:
@@ -189,7 +211,6 @@ class LocalInterpreter:
         weakref.finalize(self, channel.close)
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
-        self._process = os.getpid()
         self._open = True
         self._most_bytes = _ESCAPED * (limits.all_bytes + 2 * limits.output) + 100_000
 
@@ -223,8 +244,7 @@ class LocalInterpreter:
             return
         self._open = False
         self._channel.close()
-        if self._process == os.getpid():
-            self._supervisor.end(self._guest)
+        self._supervisor.end(self._guest)
 
     def _give_up(self) -> None:
         """End an interpreter that broke off or made no sense.

@@ -21,6 +21,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from toolenv.tools.errors import SandboxLost
+from toolenv.tools.forks import abandon_in_forks
 from toolenv.tools.interpreter.session import Cell, Crashed, Outcome, TimedOut
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 from toolenv.tools.sandbox.guest.clockwork import NOON
@@ -72,6 +73,8 @@ class MontySandbox(EmbeddedSandbox):
 
 class MontyInterpreters:
     """Opens interpreters, from a pool of processes that starts with the first."""
+
+    level = "Monty, a Python without a way out"
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -127,6 +130,7 @@ class MontyInterpreter:
         self._output = Output(limits.output)
         self._process = os.getpid()
         self._session, self._inputs = new_session(), 1
+        abandon_in_forks(self)
 
     def run(self, cell: Cell) -> Outcome:
         """Run a cell.
@@ -158,8 +162,10 @@ class MontyInterpreter:
     def close(self) -> None:
         if self._process == os.getpid():
             self._session.__exit__(None, None, None)
-        else:
-            _INHERITED.append(self._session)
+
+    def abandon(self) -> None:
+        """In a fork, keep what must not be let go of."""
+        _INHERITED.append(self._session)
 
     def _feed(self, session: MontySession, code: str, number: int) -> tuple[str | None, int | None]:
         """Run code as the input of that number, counted from 0, of a session; the exception and its line."""

@@ -68,6 +68,7 @@ class PostgresSandbox:
     """
 
     name = "postgres"
+    level = "a server that runs SQL only"
     sql = "PostgreSQL"
 
     def __init__(self, dsn: str | None = None) -> None:

@@ -13,6 +13,7 @@ import orjson
 
 from toolenv.tools.calls import Effect, Json, ToolResult
 from toolenv.tools.errors import OperatorError, SandboxLost
+from toolenv.tools.forks import abandon_in_forks
 from toolenv.tools.sandbox.limits import Limits
 from toolenv.tools.sandbox.worker import decode_change
 from toolenv.tools.toolbox import Toolbox
@@ -28,8 +29,14 @@ class Line(Protocol):
     def receive(self) -> bytes:
         """The next line. Raises OSError if it is broken or takes too long."""
 
+    def drop(self) -> None:
+        """Let go of this end of the connection."""
+
     def close(self) -> None:
-        """End the connection, and with it the worker."""
+        """End the worker."""
+
+
+_OPENED: Final = {"open": 1, "fork": 1, "close": -1}
 
 
 class RemoteWorker:
@@ -39,6 +46,7 @@ class RemoteWorker:
         name: such as its container's id.
         lost: whether it failed once; then it is of no more use.
         sessions: how many are open.
+        level: what keeps its interpreters in, as it said when it was last pinged.
     """
 
     def __init__(self, line: Line, name: str = "worker") -> None:
@@ -47,9 +55,11 @@ class RemoteWorker:
         self._images: dict[str, WorldImage] = {}
         self.lost = False
         self.sessions = 0
+        self.level = ""
+        abandon_in_forks(self)
 
     def ask(self, op: str, **request: Json) -> dict[str, Json]:
-        """The reply to a request.
+        """The reply to a request. "ping" also makes sure that the worker keeps no session that was closed.
 
         Raises:
             SandboxLost: the worker, or what it stands on, has failed.
@@ -57,16 +67,19 @@ class RemoteWorker:
         data = orjson.dumps({"op": op, **request}, option=orjson.OPT_APPEND_NEWLINE)
         with self._lock:
             if self.lost:
-                raise SandboxLost("the worker was lost")
+                raise SandboxLost("the worker was lost, or is another process's")
             try:
                 self._line.send(data)
                 reply: dict[str, Json] = orjson.loads(self._line.receive())
                 problem = reply.get("lost") or reply.get("failed")
-            except (OSError, ValueError, AttributeError) as error:
+                self.sessions += _OPENED.get(op, 0)
+                if op == "ping" and reply["sessions"] != self.sessions:
+                    problem = "the worker kept sessions that were closed"
+                self.level = reply.get("level", self.level)
+            except (OSError, ValueError, KeyError, AttributeError) as error:
                 problem = f"the worker broke off: {error}"
             if problem:
-                self.lost = True
-                self._line.close()
+                self.abandon()
                 raise SandboxLost(problem)
             return reply
 
@@ -84,15 +97,16 @@ class RemoteWorker:
             raise OperatorError("the sandbox's image holds other versions of the tools: `toolenv sandbox build`")
         return RemoteSession(self, opened["session"], toolbox)
 
-    def reset(self) -> None:
-        """Make sure that the worker answers and that nothing is left of its sessions. Raises SandboxLost."""
-        if self.ask("ping")["sessions"] != self.sessions:
-            self.close()
-            raise SandboxLost("the worker kept sessions that were closed")
-
     def close(self) -> None:
+        """End it."""
         self.lost = True
         self._line.close()
+
+    def abandon(self) -> None:
+        """Use it no more. Whether it ends is for who started it to see to."""
+        self.lost = True
+        self._lock = threading.Lock()  # whoever waits for the old one sees that it is lost
+        self._line.drop()
 
     def image(self, key: str) -> WorldImage:
         return self._images[key]
@@ -121,7 +135,6 @@ class RemoteSession:
     def __init__(self, worker: RemoteWorker, number: int, toolbox: Toolbox) -> None:
         self._worker, self._number, self._toolbox = worker, number, toolbox
         self._open = True
-        worker.sessions += 1
 
     @property
     def worker(self) -> RemoteWorker:
@@ -157,7 +170,6 @@ class RemoteSession:
         if not self._open:
             return
         self._open = False
-        self._worker.sessions -= 1
         if not self._worker.lost:
             try:
                 self._worker.ask("close", session=self._number)

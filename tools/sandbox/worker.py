@@ -12,7 +12,7 @@ One line of JSON a request, one a reply, in order. The worker's interpreters com
     {"op": "digest", "session"}                     -> {"digest"}
     {"op": "diff", "session"}                       -> {"rows": [...]}
     {"op": "close", "session"}                      -> {}
-    {"op": "ping"}                                  -> {"sessions": how many are open}
+    {"op": "ping"}                                  -> {"sessions": how many are open, "level": see `lockdown.level`}
 
 A reply `{"lost": text}` is a SandboxLost, `{"failed": text}` an error of ours.
 """
@@ -34,7 +34,7 @@ from toolenv.tools.calls import Json
 from toolenv.tools.declaration import tool_named
 from toolenv.tools.errors import SandboxLost
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox, EmbeddedSession
-from toolenv.tools.sandbox.guest.lockdown import hide_from_others
+from toolenv.tools.sandbox.guest import lockdown
 from toolenv.tools.sandbox.interpreters import LocalInterpreters
 from toolenv.tools.sandbox.limits import Limits
 from toolenv.tools.toolbox import Toolbox
@@ -115,7 +115,7 @@ class Worker:
         return {}
 
     def _ping(self) -> dict[str, Json]:
-        return {"sessions": len(self._sessions)}
+        return {"sessions": len(self._sessions), "level": lockdown.level()}
 
     def _keep(self, session: EmbeddedSession) -> dict[str, Json]:
         self._count += 1
@@ -162,7 +162,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, worker: Worker) -> None:
 
 
 def main() -> None:
-    hide_from_others()
+    lockdown.hide_from_others()
     # Nothing but replies may reach the output, whatever a library prints.
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)

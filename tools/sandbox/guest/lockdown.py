@@ -41,6 +41,12 @@ def landlock_version() -> int:
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_VERSION)))
 
 
+def level() -> str:
+    """What this machine's interpreters are kept in by, in words."""
+    version = landlock_version() if platform.machine() == "x86_64" else 0
+    return f"Landlock {version}, seccomp" if version else "nothing, so that none starts"
+
+
 def make_ruleset(readable: Iterable[str]) -> int:
     """A file descriptor of a ruleset: nothing but reading these files, and what lies below these folders.
 
@@ -174,6 +180,14 @@ _CAPABILITY_VERSION: Final = 0x20080522
 def hide_from_others() -> None:
     """Keep this process's memory and /proc files from processes of the same user."""
     _checked(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+
+
+def be_killed_first() -> None:
+    """Let the kernel end this process before any other when memory runs out."""
+    _checked(_libc.prctl(_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")  # else the file is root's
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    hide_from_others()
 
 
 def end_with_parent(parent: int) -> None:
