@@ -50,7 +50,7 @@ class Forgetful(LanguageModelPolicy):
 
 
 def contexts_of_turns(policy: LanguageModelPolicy, scenario: Scenario, batch: int) -> dict[str, list[list[int]]]:
-    """What the student is shown before `batch` first turns, and before `batch` turns evenly taken from all by length."""
+    """What the student is shown before `batch` first turns, and before `batch` of all turns, evenly by length."""
     seen: list[list[int]] = []
     context = policy.context
     policy.context = lambda episode: seen.append(context(episode)) or seen[-1]
