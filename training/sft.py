@@ -7,7 +7,7 @@ mask: under a causal mask a pad at the end is seen by no token that counts, and 
 third faster.
 
 `accelerate launch --multi_gpu` runs it on several processes, with GPUs or, over gloo, without: each takes every n-th
-batch, the main one writes the student. (With `--cpu`, accelerate starts a single process, whatever number is asked for.)
+batch, the main one writes the student. (With `--cpu`, accelerate starts one process, however many are asked for.)
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def test_two_processes_train_one_student(
     write_jsonl(solved, data)
     options = ["--scenario", "crm", "--model", str(fresh_model), "--batch-tokens", "512", "--epochs", "4", "--json"]
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     finished = subprocess.run(
         [sys.executable, *launch, "-m", "toolenv", "train", command, str(data), "-o", str(student), *options],
         cwd=tmp_path,
