@@ -6,7 +6,8 @@ length up to a number of tokens, and batches come in random order. They are padd
 mask: under a causal mask a pad at the end is seen by no token that counts, and on a CPU attention without a mask is a
 third faster.
 
-`accelerate launch` runs it on several processes: each takes every n-th batch, the main one writes the student.
+`accelerate launch --multi_gpu` runs it on several processes, with GPUs or, over gloo, without: each takes every n-th
+batch, the main one writes the student. (With `--cpu`, accelerate starts one process, however many are asked for.)
 """
 
 from __future__ import annotations
@@ -256,6 +257,7 @@ def make_trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,

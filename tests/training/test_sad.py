@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -240,12 +241,13 @@ def test_two_processes_train_one_student(
     """As one process does with two batches a step: the same steps, the same losses."""
     data, student = tmp_path / "data.jsonl", tmp_path / "student"
     write_jsonl(solved, data)
-    options = ["--scenario", "crm", "--model", str(fresh_model), "--batch-tokens", "512", "--epochs", "6", "--json"]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--num_cpu_threads_per_process", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    options = ["--scenario", "crm", "--model", str(fresh_model), "--batch-tokens", "512", "--epochs", "4", "--json"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     finished = subprocess.run(
         [sys.executable, *launch, "-m", "toolenv", "train", command, str(data), "-o", str(student), *options],
         cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -260,7 +262,7 @@ def test_two_processes_train_one_student(
         solved,
         crm.toolbox,
         tmp_path / "alone",
-        SFTSettings(model=str(fresh_model), batch_tokens=512, epochs=6, accumulation=2, loss=loss),
+        SFTSettings(model=str(fresh_model), batch_tokens=512, epochs=4, accumulation=2, loss=loss),
     )
     assert {path.name for path in student.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
     assert summary["steps"] == alone["steps"]
