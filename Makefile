@@ -24,7 +24,7 @@ demo: $(TRAIN)  ## the main job: scenario to dataset to specialist to table, at 
 	$(BIN)/toolenv demo $(ARGS)
 
 test: $(TEST)  ## every test, the slow ones too; fails below 90% coverage
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 lint: $(TEST)  ## ruff: rules and format
 	$(BIN)/ruff check .
