@@ -43,6 +43,8 @@ _SYNONYMS: Final = {
     "quantity": ("count", "qty"),
     "address": ("ship_to", "location"),
 }
+_MONEY: Final = frozenset("total amount price paid refunded balance credit_limit credit spent fee".split())
+_AMOUNT: Final = re.compile(r"(\d+\.\d\d) EUR\b")
 _DATE: Final = re.compile(r"\b(\d{4})-(\d\d)-(\d\d)\b")
 _MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
@@ -85,7 +87,11 @@ class ResponseDrift:
     def __init__(self, toolbox: Toolbox, *, seed: int, share: float = 1.0) -> None:
         rng = Random(salt(f"drift/{toolbox.version}/{seed}"))
         self.seed = seed
-        self._fields = {old: rng.choice(new) for old, new in _SYNONYMS.items() if rng.random() < share}
+        self._fields: dict[str, str] = {}
+        for old, new in _SYNONYMS.items():
+            free = [name for name in new if name not in self._fields.values()]
+            if rng.random() < share:
+                self._fields[old] = rng.choice(free)
         self._date = rng.choice(_DATE_FORMATS)
         self._money_as_text = rng.random() < 0.5
         self._error = rng.choice(_ERRORS)
@@ -95,26 +101,28 @@ class ResponseDrift:
         return json_text(self._drifted(orjson.loads(text)))
 
     def hear(self, value: Json) -> Json:
-        """What the policy wrote (text, or JSON of any depth), dates as the tools know them."""
+        """What the policy wrote (text, or JSON of any depth), dates and amounts as the tools know them."""
         if isinstance(value, str):
-            return self._date.pattern.sub(self._date.read, value)
+            text = self._date.pattern.sub(self._date.read, value)
+            return _AMOUNT.sub(r"\1", text) if self._money_as_text else text
         if isinstance(value, dict):
             return {name: self.hear(item) for name, item in value.items()}
         return [self.hear(item) for item in value] if isinstance(value, list) else value
 
-    def _drifted(self, content: Json, *, error: bool = False) -> Json:
+    def _drifted(self, content: Json, *, field: str = "") -> Json:
+        """`content`, which stands under `field`."""
         if isinstance(content, dict):
             return {
                 self._fields.get(name, name): self._error.format(item)
-                if error and name == "message"
-                else self._drifted(item, error=name == "error")
+                if field == "error" and name == "message"
+                else self._drifted(item, field=name)
                 for name, item in content.items()
             }
         if isinstance(content, list):
-            return [self._drifted(item) for item in content]
+            return [self._drifted(item, field=field) for item in content]
         if isinstance(content, str):
             return _DATE.sub(lambda found: self._date.write(found[1], found[2], found[3]), content)
-        if isinstance(content, float) and self._money_as_text:
+        if isinstance(content, float) and field in _MONEY and self._money_as_text:
             return f"{content:.2f} EUR"
         return content
 

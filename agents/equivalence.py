@@ -27,7 +27,7 @@ from random import Random
 import orjson
 
 from toolenv.agents import walks
-from toolenv.agents.grounding import identifiers, is_enumerated, stands_in
+from toolenv.agents.grounding import identifiers, is_enumerated, shown_text, stands_in
 from toolenv.agents.information import Leaf, leaves
 from toolenv.agents.oracle import to_action
 from toolenv.agents.trajectory import Trajectory
@@ -70,7 +70,8 @@ class Judgement:
 
     Attributes:
         label: see the module.
-        regret: steps that it costs beyond the shortest way; None if it is wrong.
+        regret: steps that it costs beyond the shortest route; below 0 where it does the work of several; None if it is
+            wrong.
         why: one sentence, for people.
         solvable: whether the task could still be solved before it.
         overlap: whether several tools would have done as the next step.
@@ -99,11 +100,11 @@ class Guide:
         'wrong'
     """
 
-    __slots__ = ("_completion", "_made", "_toolbox", "_walks")
+    __slots__ = ("_found", "_made", "_toolbox", "_walks")
 
     def __init__(self, following: list[Walk], made: tuple[tuple[str, Json], ...], toolbox: Toolbox) -> None:
         self._walks, self._made, self._toolbox = following, made, toolbox
-        self._completion: list[Completion | None] = []
+        self._found: list[Completion] | None = None
 
     @classmethod
     def start(cls, env: ToolEnv) -> Guide:
@@ -113,19 +114,23 @@ class Guide:
     # -- what the teacher would do ---------------------------------------------------------------------
 
     def completion(self, env: ToolEnv) -> Completion | None:
-        """The shortest way found to solve the task from here; None if there is none.
+        """How the gold plan, or the first route that does, solves the task from here; None if none does."""
+        return next(iter(self._completions(env)), None)
 
-        Steps that the episode skipped are made up for only where it takes them.
-        """
-        if not self._completion:
-            found = (
-                done
-                for again in (False, True)
-                for walk in self._walks
-                if (again is False or walk.missed) and (done := _complete(env, walk, again=again)) is not None
-            )
-            self._completion.append(next(found, None))
-        return self._completion[0]
+    def steps_needed(self, env: ToolEnv) -> int | None:
+        """Steps to the answer, the answer among them, by the shortest route; None if none solves the task."""
+        return min((len(done.steps) for done in self._completions(env)), default=None)
+
+    def _completions(self, env: ToolEnv) -> list[Completion]:
+        """By each route that solves the task. What was skipped is made up for only where no route does without it."""
+        if self._found is None:
+            for again in (False, True):
+                done = [_complete(env, walk, again=again) for walk in self._walks if walk.missed or not again]
+                self._found = [one for one in done if one is not None]
+                if self._found:
+                    break
+        assert self._found is not None
+        return self._found
 
     def advise(self, env: ToolEnv, rng: Random | None = None) -> PlannedStep | None:
         """What the teacher does here, in words that `rng` draws; None if the task can not be solved any more."""
@@ -173,8 +178,12 @@ class Guide:
         if exact and before is not None and self._is(call, before.steps[0]):
             # The completion has made this very call on a fork: what comes of it is known.
             after = Guide(walks.advance(exact, before.contents[0]) or self._walks, made, self._toolbox)
-            after._completion.append(Completion(before.steps[1:], before.contents[1:]))
-            return Judgement(Label.PREFERRED, 0, "the next step of the plan", True, after)
+            after._found = [
+                Completion(one.steps[1:], one.contents[1:])
+                for one in self._completions(env)
+                if self._is(call, one.steps[0])
+            ]
+            return Judgement(Label.PREFERRED, self._regret(env, after, env), "the next step of the plan", True, after)
         fork = env.fork()
         try:
             _, _, _, ended, info = fork.step(call)
@@ -201,33 +210,34 @@ class Guide:
         """Judge a call by what came of it on `fork`; `exact` is where it is a step of a route."""
         if exact:
             after = Guide(walks.advance(exact, content) or self._walks, made, self._toolbox)
-            if (done := after.completion(fork)) is None:
+            if after.completion(fork) is None:
                 return self._wrong(env, "a step of the plan, at the wrong time", after)
-            return Judgement(Label.ACCEPTABLE, self._regret(env, done), "a step of the plan or of a route", True, after)
+            regret = self._regret(env, after, fork)
+            return Judgement(Label.ACCEPTABLE, regret, "a step of the plan or of a route", True, after)
         unmoved = Guide(self._walks, made, self._toolbox)
         writes = self._toolbox[call.name].spec.effect == WRITE
         if error is not None or not writes:
             # The world is as it was, so the task is solved from here as it was from there.
-            before = self.completion(env)
-            unmoved._completion.append(before if before and len(before.steps) <= fork.steps_left else None)
+            unmoved._found = [one for one in self._completions(env) if len(one.steps) <= fork.steps_left]
         if error is not None:
             return self._wrong(env, f"{call.name}: {error}", unmoved)
         equal = self._equal_writes(env, fork.session.diff()) if writes else self._covered(env, fork, content)
         if equal:
             after = Guide(equal, made, self._toolbox)
-            if (done := after.completion(fork)) is not None:
+            if after.completion(fork) is not None:
                 why = "it does what the step that is due would"
-                return Judgement(Label.ACCEPTABLE, self._regret(env, done), why, True, after)
-        if (done := unmoved.completion(fork)) is None:
+                return Judgement(Label.ACCEPTABLE, self._regret(env, after, fork), why, True, after)
+        if unmoved.completion(fork) is None:
             return self._wrong(env, "the task can not be solved after it", unmoved)
-        return Judgement(Label.WASTEFUL, self._regret(env, done), "the task is no nearer to its end", True, unmoved)
+        regret = self._regret(env, unmoved, fork)
+        return Judgement(Label.WASTEFUL, regret, "the task is no nearer to its end", True, unmoved)
 
     def _wrong(self, env: ToolEnv, why: str, after: Guide | None = None) -> Judgement:
         return Judgement(Label.WRONG, None, why, self.completion(env) is not None, after or self)
 
-    def _regret(self, env: ToolEnv, done: Completion) -> int:
-        before = self.completion(env)
-        return 0 if before is None else len(done.steps) + 1 - len(before.steps)
+    def _regret(self, env: ToolEnv, after: Guide, fork: ToolEnv) -> int:
+        before, then = self.steps_needed(env), after.steps_needed(fork)
+        return 0 if before is None or then is None else then + 1 - before
 
     def _is(self, call: Call, planned: PlannedStep) -> bool:
         """Whether the call is the planned one, defaults filled in."""
@@ -317,6 +327,8 @@ def _complete(env: ToolEnv, walk: Walk, *, again: bool) -> Completion | None:
             step, index = planned
             _, _, terminated, truncated, info = fork.step(to_action(step))
             steps.append(step)
+            if info.get("sandbox_lost"):
+                raise SandboxLost("the sandbox was lost while the rest of a task was run")
             if terminated or truncated:
                 return Completion(tuple(steps), tuple(contents)) if info.get("success") else None
             contents.append(orjson.loads(info["messages"][-1]["content"]))
@@ -389,7 +401,17 @@ def _used(value: str, completion: Completion) -> bool:
 
 
 def _conversation(env: ToolEnv) -> str:
-    return "\n".join(str(message["content"]) for message in env.messages if message["role"] != "assistant")
+    return "\n".join(_others(env))
+
+
+def _others(env: ToolEnv) -> Iterator[str]:
+    """What was not written by the agent, errors apart: they may only repeat what it had made up."""
+    for message in env.messages:
+        content = str(message["content"])
+        if message["role"] == "tool" and not content.startswith('{"error":'):
+            yield shown_text(content)
+        elif message["role"] in ("system", "user"):
+            yield content
 
 
 def _invented(call: Call, tool: Tool, env: ToolEnv) -> str | None:
@@ -397,11 +419,7 @@ def _invented(call: Call, tool: Tool, env: ToolEnv) -> str | None:
     values = list(identifiers(call, tool))
     if not values:
         return None
-    shown = [
-        str(message["content"])
-        for message in env.messages
-        if message["role"] != "assistant" and not str(message["content"]).startswith('{"error":')
-    ]
+    shown = list(_others(env))
     return next((v for name, v in values if not is_enumerated(v, tool, name) and not _stands(v, shown)), None)
 
 

@@ -48,10 +48,15 @@ def identifier_uses(trajectory: Trajectory, toolbox: Toolbox) -> Iterator[Identi
                 if not seen:
                     made_up.add(value.lower())
                 yield IdentifierUse(number, argument, value, seen)
-        observation = _ESCAPE.sub(" ", step.observation)
+        observation = shown_text(step.observation)
         if step.error is None:
             made_up = {value for value in made_up if not stands_in(value, observation)}
         shown.append(observation)
+
+
+def shown_text(observation: str) -> str:
+    """A result's JSON text with its escapes blanked, as values are looked for in it."""
+    return _ESCAPE.sub(" ", observation)
 
 
 # In JSON text, `\n` ends in a letter that touches what follows it.

@@ -229,6 +229,8 @@ class LanguageModelPolicy:
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         if self.tokenizer.eos_token_id is None:
             raise ModelError(f"{source}: the tokenizer has no end-of-sequence token")
+        if max_new_tokens >= self.model.config.max_position_embeddings:
+            raise ModelError(f"{source}: a turn of {max_new_tokens} tokens leaves no room for what comes before it")
         self._end = int(self.tokenizer.eos_token_id)
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:

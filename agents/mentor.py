@@ -2,7 +2,8 @@
 
 Every decision of the student is judged on a fork before it is carried out. Where it is wrong or wasteful, the teacher's
 step is taken in its place, and the student goes on from the corrected prefix; so nothing ever has to be rolled back,
-and no repair starts from a world that the error has changed. After `repairs` corrections the student is left alone.
+and no repair starts from a world that the error has changed. After `repairs` corrections the student is left alone, and
+so it is when the sandbox of a fork is lost.
 
 A corrected step carries the labels `corrected` (what was wrong), `rejected` and `rejected_action` (what the student
 wrote, and what that meant). Steps of the student carry their `label` (`Label`), their `regret` in steps unless they are
@@ -23,6 +24,7 @@ from toolenv.agents.policy import Decision, Episode, Policy
 from toolenv.agents.trajectory import Trajectory, recordable
 from toolenv.envs.actions import parse_action
 from toolenv.tools.calls import Json
+from toolenv.tools.errors import SandboxLost
 
 CORRECTED, REJECTED, REJECTED_ACTION = "corrected", "rejected", "rejected_action"
 DEFAULT_REPAIRS = 5
@@ -50,8 +52,14 @@ class MentoredPolicy:
 
     def _reviewed(self, episode: Episode, decision: Decision) -> Decision:
         memory = episode.memory
-        guide: Guide = memory["guide"]
-        judgement = guide.judge(episode.env, decision.action)
+        guide: Guide | None = memory["guide"]
+        if guide is None:
+            return decision
+        try:
+            judgement = guide.judge(episode.env, decision.action)
+        except SandboxLost:  # of a fork; the episode itself may go on, but nobody knows any more where it stands
+            memory["guide"] = None
+            return decision
         memory["guide"] = judgement.after
         labels = decision.labels | judged(judgement)
         if judgement.label.right or memory["repairs"] >= self.repairs:

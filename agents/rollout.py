@@ -132,7 +132,9 @@ def _begin(env: ToolEnv, attempt: Attempt) -> _Running:
         ended = _step(item, Decision(action, labels={"given": True}))
         if ended is not None and not ended.get("sandbox_lost"):
             raise ValueError(f"{task.id}: the {len(attempt.prefix)} actions that were given end the episode")
-        item.lost = item.lost or ended is not None
+        if ended is not None:
+            item.lost = True
+            break
     return item
 
 

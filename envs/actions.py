@@ -52,13 +52,25 @@ class Malformed:
 
     def __post_init__(self) -> None:
         # Kept is enough to be refused for its size again when it is replayed.
-        object.__setattr__(self, "raw", _printable(self.raw[: MAX_ACTION_BYTES + 1]))
+        raw = _printable(self.raw[: MAX_ACTION_BYTES + 1])
+        # A dialect may refuse what is an action in JSON; handed to `step` again, it must be refused again.
+        object.__setattr__(self, "raw", _UNREADABLE + raw if _is_action(raw) else raw)
 
     def to_action(self) -> str:
         return self.raw
 
 
 Action = Call | Answer | Malformed
+
+_UNREADABLE = "unreadable: "
+
+
+def _is_action(text: str) -> bool:
+    try:
+        _parse_mapping(json.loads(text))
+    except (MalformedCall, ValueError, RecursionError):
+        return False
+    return True
 
 
 def parse_action(action: Any) -> Action:

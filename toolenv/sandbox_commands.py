@@ -65,7 +65,16 @@ def list_containers(as_json: Json_ = False) -> None:
     if as_json:
         _print_json(containers)
         return
-    table = Table("container", "owner", "age", "expires in", "image", "state")
+    table = Table()
+    for heading, width in (
+        ("container", 12),
+        ("owner", None),
+        ("age", None),
+        ("expires in", None),
+        ("image", 28),
+        ("state", 7),
+    ):
+        table.add_column(heading, no_wrap=width is not None, min_width=width, overflow="fold")
     for one in containers:
         left = "" if one["expires"] is None else _span(one["expires"] - now)
         cells = (

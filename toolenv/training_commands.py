@@ -33,7 +33,7 @@ def train_score(
     ),
     tasks: Annotated[int, typer.Option(min=2, help="Tasks in all.")] = 4_000,
     cold_share: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of them that the teacher solves.")] = 0.2,
-    repairs: Annotated[int, typer.Option(min=0, help="Corrections an episode.")] = 5,
+    repairs: Annotated[int, typer.Option(min=1, help="Corrections an episode.")] = 5,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each fine-tuning.")] = 500_000,
     rl_steps: Steps = 60,
     model: StudentModel = "toolenv-tiny",

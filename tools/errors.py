@@ -19,7 +19,9 @@ ToolenvError
     ├── SandboxUnavailable     this machine lacks what the sandbox needs (tools/sandbox/interpreters.py)
     ├── SandboxExhausted       every container is full (tools/sandbox/docker_sandbox.py)
     ├── WorkerLost             a worker process died (agents/collect.py)
-    └── ModelError             a model folder is missing or incomplete (agents/language_model.py)
+    ├── ModelError             a model folder is missing or incomplete (agents/language_model.py)
+    ├── FolderTaken            the folder holds a run with other settings (training/claim.py)
+    └── DistillError           the settings of a distillation can not be read (training/distill.py)
 
 An error that one module raises is defined there, the others here.
 """

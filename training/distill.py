@@ -6,14 +6,14 @@ settings are kept beside the results; another run with other settings into the s
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from toolenv.agents.collect import collect
 from toolenv.agents.filters import FILTERS, filter_dataset
@@ -22,46 +22,72 @@ from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
+from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError
+from toolenv.training.claim import claim, require_one_process
 from toolenv.training.evaluate import Evaluation, evaluate
-from toolenv.training.score import ScoreSettings, train_score
+from toolenv.training.losses import SpanLoss
+from toolenv.training.policy_gradient import SUMMARY, PolicyGradientSettings
+from toolenv.training.reduction import Reduction
+from toolenv.training.score import MentoringSettings, mentor, require_training_tasks
 from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.swirl import SWiRLSettings, train_swirl
 
 
 class DistillError(OperatorError):
-    """The settings of a distillation can not be read, or are not those of the folder."""
+    """The settings of a distillation can not be read."""
 
 
 class DistillSettings(BaseModel):
-    """What a distillation depends on, besides the scenario."""
+    """What a distillation depends on, besides the scenario. All its stages have its model and its seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    model: str = Field("toolenv-tiny", description="The model that every fine-tuning begins from.")
     tasks: int = Field(4_000, ge=10, description="Tasks of the teacher.")
     fault_rate: float = Field(0.2, ge=0, le=1, description="Share of its episodes with a fault; filters drop them.")
     mentored_tasks: int = Field(2_000, ge=10, description="Tasks of the student under a mentor.")
     evaluated: int = Field(300, ge=1, description="Test tasks; half as many of families never seen.")
     max_new_tokens: int = Field(96, ge=1, description="Of one turn, in evaluation; a turn cut there can not be read.")
     seed: int = Field(0, ge=0)
-    sad: SFTSettings = SFTSettings(max_tokens=500_000, epochs=100)
-    score: ScoreSettings = ScoreSettings(sft=SFTSettings(max_tokens=700_000, epochs=100))
+    sad: SFTSettings = SFTSettings(max_tokens=500_000, epochs=100, loss=SpanLoss(reduction=Reduction.SPAN))
+    score: MentoringSettings = MentoringSettings(sft=SFTSettings(max_tokens=700_000, epochs=100))
     swirl: SWiRLSettings = SWiRLSettings()
+
+    @model_validator(mode="after")
+    def _trains_on_training_tasks(self) -> DistillSettings:
+        require_training_tasks(0, self.tasks + self.mentored_tasks)
+        return self
+
+    @property
+    def first_seed(self) -> int:
+        """Of the tasks; wherever `seed` leads, all of them stay in the training split."""
+        tasks = self.tasks + self.mentored_tasks
+        return self.seed * tasks % (FIRST_VALIDATION_SEED - tasks + 1)
 
     @classmethod
     def read(cls, path: Path) -> DistillSettings:
-        """Settings from a YAML file.
+        """Settings from a YAML file; what it does not name, however deep, is as it is by default.
 
         Raises:
             DistillError: names file, field and rule.
         """
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text()) or {})
+            named = yaml.safe_load(path.read_text()) or {}
+            return cls.model_validate(_merged(cls().model_dump(), named) if isinstance(named, dict) else named)
         except yaml.YAMLError as error:
             raise DistillError(f"{path}: not YAML: {str(error).replace(chr(10), ' ')}") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise DistillError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise DistillError(f"{path}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
+
+
+def _merged(base: dict[str, Json], over: dict[str, Json]) -> dict[str, Json]:
+    """`base` with what `over` names instead, mapping by mapping."""
+    return base | {
+        name: _merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        for name, value in over.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +111,8 @@ def distill(
         notify: told of each stage that begins.
 
     Raises:
-        DistillError: the folder was begun with other settings or another scenario.
+        FolderTaken: the folder was begun with other settings or another version of the scenario.
+        ValueError: there are several processes.
     """
     return _Path(scenario, Path(out), settings or DistillSettings(), notify).run()
 
@@ -96,59 +123,47 @@ class _Path:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> Distillation:
-        self._claim()
-        tasks = self.settings.tasks + self.settings.mentored_tasks
-        # Wherever the seed leads, all tasks stay in the training split.
-        first = self.settings.seed * tasks % (FIRST_VALIDATION_SEED - tasks)
+        settings = self.settings
+        require_one_process("distillation")
+        claim(self.out, scenario=self.scenario.version, distill=settings.model_dump(mode="json"))
+        first = settings.first_seed
         kept = self._data(first)
         sad, score, student = self.out / "sad", self.out / "score", self.out / "student"
         taught = [trajectory for trajectory in read_trajectories(kept) if trajectory.success]
+        own = {"model": settings.model, "seed": settings.seed}
         if not (sad / "training.json").is_file():
-            self._stage("SAD", lambda: train_sft(taught, self.scenario.toolbox, sad, self.settings.sad))
-        own = self.settings.score.model_copy(
-            update={"first_seed": first + self.settings.tasks, "tasks": self.settings.mentored_tasks}
-        )
+            with self._stage("SAD"):
+                train_sft(taught, self.scenario.toolbox, sad, settings.sad.model_copy(update=own))
         if not (score / "score.json").is_file():
-            run = lambda: train_score(self.scenario, score, own, cold=sad, taught=taught, notify=self.notify)  # noqa: E731
-            self._stage("SCoRe", run)
-        if not (student / "policy_gradient.json").is_file():
-            episodes = read_trajectories(score / "mentored")
-            begin = score / "student"
-            self._stage("SWiRL", lambda: train_swirl(self.scenario, episodes, begin, student, self.settings.swirl))
+            with self._stage("SCoRe"):
+                sft, rl = settings.score.sft, settings.score.policy_gradient
+                mentoring = settings.score.model_copy(
+                    update={"sft": sft.model_copy(update=own), "policy_gradient": self._seeded(rl)}
+                )
+                tasks = range(first + settings.tasks, first + settings.tasks + settings.mentored_tasks)
+                mentor(self.scenario, sad, taught, tasks, score, mentoring, notify=self.notify)
+        if not (student / SUMMARY).is_file():
+            with self._stage("SWiRL"):
+                swirl = settings.swirl.model_copy(
+                    update={"policy_gradient": self._seeded(settings.swirl.policy_gradient)}
+                )
+                train_swirl(self.scenario, read_trajectories(score / "mentored"), score / "student", student, swirl)
         students = {"SAD": sad, "SCoRe, fine-tuned": score / "sft", "SCoRe": score / "student", "SWiRL": student}
         evaluations = {name: self._evaluation(name, folder) for name, folder in students.items()}
         evaluations["teacher"] = self._evaluation("teacher", None)
         return Distillation(evaluations, self.seconds)
 
-    def _claim(self) -> None:
-        """Write down what the folder is for, or see that it is for this."""
-        mine = {
-            "scenario": self.scenario.name,
-            "scenario_version": self.scenario.version,
-            "settings": self.settings.model_dump(mode="json"),
-        }
-        path = self.out / "distill.json"
-        if path.is_file():
-            theirs = json.loads(path.read_text())
-            differing = [name for name in mine if mine[name] != theirs.get(name)]
-            if differing:
-                raise DistillError(f"{path}: another {' and '.join(differing)}; take another folder")
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as stream:
-            stream.write(json.dumps(mine, indent=2).encode() + b"\n")
+    def _seeded(self, settings: PolicyGradientSettings) -> PolicyGradientSettings:
+        return settings.model_copy(update={"seed": self.settings.seed})
 
     def _data(self, first: int) -> Path:
         kept = self.out / "filtered" / "kept"
         if not kept.is_dir():
             policy = f"faulty:{self.settings.fault_rate:g}" if self.settings.fault_rate else "oracle"
             dataset = self.out / "dataset"
-
-            def make() -> None:
+            with self._stage("data"):
                 collect(self.scenario, policy, n=self.settings.tasks, out=dataset, seed=first)
                 filter_dataset(dataset, FILTERS, self.out / "filtered", scenario=self.scenario)
-
-            self._stage("data", make)
         return kept
 
     def _evaluation(self, name: str, folder: Path | None) -> Evaluation:
@@ -169,8 +184,9 @@ class _Path:
         exposures = {exposure: scores for part in parts for exposure, scores in part.by_exposure.items()}
         return replace(parts[0], by_exposure=exposures)
 
-    def _stage(self, name: str, run: Callable[[], object]) -> None:
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
         self.notify(name)
         began = time.perf_counter()
-        run()
+        yield
         self.seconds[name] = round(time.perf_counter() - began, 1)

@@ -4,10 +4,8 @@ The three recipes of this room that learn from rewards (SCoRe's short horizon, S
 differ in what they sample and how they score it; each hands its groups to `train_policy`, which does the rest. Ids are
 those that were sampled, never encoded anew, and the loss is on them alone.
 
-Samples of a group share their context. It is computed once a group where all of the loss comes after it (a single
-step), and else for every sample.
-
-What this omits: a critic, a replay buffer, sampling on other machines. On several processes (`accelerate launch`) each
+What this omits: a critic, a replay buffer, temperatures other than 1 (the policy that is sampled is the one that is
+trained), sampling on other machines. On several processes (`accelerate launch`) each
 samples its own groups, and gradients are averaged.
 """
 
@@ -22,14 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from toolenv.agents.language_model import LanguageModelPolicy, Prompter, Student
+from toolenv.agents.dialects import ToolenvDialect
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Prompter, Student
 from toolenv.agents.records import whole_file
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.splits import mix, salt
 from toolenv.tools.toolbox import Toolbox
+from toolenv.training.claim import claim
 
 if TYPE_CHECKING:
     import torch
+
+
+SUMMARY = "policy_gradient.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,6 @@ class PolicyGradientSettings(BaseModel):
     steps: int = Field(60, ge=1, description="Optimiser steps; each has fresh samples.")
     groups: int = Field(24, ge=1, description="Groups a step and process.")
     group_size: int = Field(6, ge=2, description="Samples a group.")
-    temperature: float = Field(1.0, gt=0, description="Of sampling.")
     max_new_tokens: int = Field(96, ge=1, description="Of one turn; a turn cut there can not be read.")
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(3, ge=0)
@@ -98,21 +100,20 @@ def advantages(rewards: Sequence[float], *, scale: bool) -> list[float]:
     return [(reward - mean) / (deviation if scale else 1.0) for reward in rewards]
 
 
-def clipped_loss(
-    logprobs: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, reference: torch.Tensor | None, settings: Any
-) -> torch.Tensor:
-    """The summed loss of tokens: (N,) log-probabilities now, when sampled, and of the reference; nats -> ().
-
-    The KL divergence to the reference is estimated without bias by r - log r - 1, r = p_reference / p
-    (Schulman 2020, "Approximating KL divergence").
-    """
+def clipped_loss(logprobs: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, *, clip: float) -> torch.Tensor:
+    """The summed loss of tokens: (N,) log-probabilities now and when sampled, in nats, and (N,) advantages -> ()."""
     ratio = (logprobs - old).exp()
-    clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-    loss = -(ratio * advantage).minimum(clipped * advantage)
-    if reference is not None:
-        gap = reference - logprobs
-        loss = loss + settings.kl * (gap.exp() - gap - 1)
-    return loss.sum()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return -(ratio * advantage).minimum(clipped * advantage).sum()
+
+
+def divergence(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """An unbiased estimate of the KL divergence to a reference, summed: (N,) log-probabilities of both, nats -> ().
+
+    It is r - log r - 1, r = p_reference / p, of tokens sampled from p (Schulman 2020, "Approximating KL divergence").
+    """
+    gap = reference - logprobs
+    return (gap.exp() - gap - 1).sum()
 
 
 def train_policy(
@@ -125,13 +126,14 @@ def train_policy(
 ) -> list[StepLog]:
     """Improve the student in the folder `model` by policy gradient; the folder `out` is then the new one.
 
-    The same call again goes on from the last checkpoint in `out`.
+    The same call again goes on from the last checkpoint in `out`; if it is finished, its log is returned.
 
     Args:
         sampler: called once a step.
 
     Raises:
         ModelError: there is no student in `model`.
+        FolderTaken: `out` holds a run from another model or with other settings.
     """
     import torch
     from accelerate import Accelerator
@@ -140,52 +142,58 @@ def train_policy(
         torch.set_num_threads(settings.threads)
     out = Path(out)
     accelerator = Accelerator()
+    if accelerator.is_main_process:
+        claim(out, model=str(model), policy_gradient=settings.model_dump(mode="json"))
+    accelerator.wait_for_everyone()
+    if (out / SUMMARY).is_file():
+        return [StepLog(**entry) for entry in json.loads((out / SUMMARY).read_text())["steps"]]
     student = Student.load(model, device=str(accelerator.device))
     reference = Student.load(model, device=str(accelerator.device)) if settings.kl else None
     optimizer = torch.optim.AdamW(student.model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     checkpoint = out / "checkpoint.pt"
     log = _resume(checkpoint, student, optimizer)
-    policy = LanguageModelPolicy(
-        student, temperature=settings.temperature, max_new_tokens=settings.max_new_tokens, name=out.name
-    )
+    policy = LanguageModelPolicy(student, temperature=1.0, max_new_tokens=settings.max_new_tokens, name=out.name)
     for step in range(len(log), settings.steps):
         began = time.perf_counter()
-        seed = mix(settings.seed, step, accelerator.process_index, salt("policy gradient"))
-        groups = sampler(policy, seed)
+        groups = sampler(policy, mix(settings.seed, step, accelerator.process_index, salt("policy gradient")))
         weighted = [
             (sample, advantage)
             for group in groups
-            for sample, advantage in zip(
-                group, advantages([s.reward for s in group], scale=settings.scale), strict=True
-            )
-            if advantage
+            for sample, advantage in zip(group, _advantages(group, settings), strict=True)
+            if advantage or settings.kl
         ]
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))
         loss = 0.0
         for _ in range(settings.passes):
             loss = _update(student, reference, optimizer, weighted, settings, accelerator)
-        rewards = [sample.reward for group in groups for sample in group]
-        log.append(
-            StepLog(
-                step=step,
-                reward=round(sum(rewards) / max(1, len(rewards)), 4),
-                informative=round(
-                    len({id(g) for g in groups if len({s.reward for s in g}) > 1}) / max(1, len(groups)), 4
-                ),
-                tokens=sum(len(sample.logprobs) for group in groups for sample in group),
-                loss=round(loss, 5),
-                seconds=round(time.perf_counter() - began, 3),
-            )
-        )
-        if on_step is not None:
+        log.append(_logged(step, groups, loss, time.perf_counter() - began))
+        if on_step is not None and accelerator.is_main_process:
             on_step(log[-1])
         if accelerator.is_main_process and (step + 1) % settings.save_every == 0:
             _save_checkpoint(checkpoint, student, optimizer, log)
     if accelerator.is_main_process:
-        _finish(out, student, log, settings)
+        _finish(out, student, log)
         checkpoint.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
     return log
+
+
+def _advantages(group: Group, settings: PolicyGradientSettings) -> list[float]:
+    return advantages([sample.reward for sample in group], scale=settings.scale)
+
+
+def _logged(step: int, groups: Sequence[Group], loss: float, seconds: float) -> StepLog:
+    rewards = [sample.reward for group in groups for sample in group]
+    differing = sum(len({sample.reward for sample in group}) > 1 for group in groups)
+    return StepLog(
+        step=step,
+        reward=round(sum(rewards) / max(1, len(rewards)), 4),
+        informative=round(differing / max(1, len(groups)), 4),
+        tokens=sum(len(sample.logprobs) for group in groups for sample in group),
+        loss=round(loss, 5),
+        seconds=round(seconds, 3),
+    )
 
 
 def _update(
@@ -196,27 +204,34 @@ def _update(
     settings: PolicyGradientSettings,
     accelerator: Any,
 ) -> float:
-    """One optimiser step on the mean loss of the sampled tokens; the loss."""
+    """One optimiser step on the mean loss of the tokens of all processes; this process's part of it.
+
+    Where no group tells its samples apart there is nothing to learn, and no step is made.
+    """
     import torch
 
-    optimizer.zero_grad(set_to_none=False)
-    tokens = max(1, sum(len(sample.logprobs) for sample, _ in weighted))
+    optimizer.zero_grad()
+    count = torch.tensor(sum(len(sample.logprobs) for sample, _ in weighted), device=accelerator.device)
+    tokens = int(accelerator.reduce(count))
+    if not tokens:
+        return 0.0
     total = 0.0
     for batch in _batches(weighted, settings.batch_tokens):
         samples = [sample for sample, _ in batch]
         logprobs = sampled_logprobs(student.model, samples)
-        with torch.no_grad():
-            theirs = None if reference is None else sampled_logprobs(reference.model, samples)
         old = logprobs.new_tensor([value for sample in samples for value in sample.logprobs])
         advantage = logprobs.new_tensor([value for sample, value in batch for _ in sample.logprobs])
-        loss = clipped_loss(logprobs, old, advantage, theirs, settings) / tokens
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
-        total += loss.item()
-    for parameter in student.model.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        if accelerator.num_processes > 1:
-            parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+        loss = clipped_loss(logprobs, old, advantage, clip=settings.clip)
+        if reference is not None:
+            with torch.no_grad():
+                theirs = sampled_logprobs(reference.model, samples)
+            loss = loss + settings.kl * divergence(logprobs, theirs)
+        (loss / tokens).backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+        total += loss.item() / tokens
+    if accelerator.num_processes > 1:
+        for parameter in student.model.parameters():
+            mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(mine)
     torch.nn.utils.clip_grad_norm_(student.model.parameters(), settings.max_grad_norm)
     optimizer.step()
     return total
@@ -250,7 +265,14 @@ def sampled_logprobs(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
 
 
 def sample_of(trajectory: Trajectory, policy: LanguageModelPolicy, toolbox: Toolbox, reward: float) -> Sample:
-    """A recorded episode as a sample: the ids that the policy sampled, and what it was shown between them."""
+    """A recorded episode as a sample: the ids that the policy sampled, and what it was shown between them.
+
+    Raises:
+        ModelError: the policy reads a chat template, which renders earlier turns anew; such a student learns from
+            single steps only (SWiRL).
+    """
+    if policy.style.dialect != ToolenvDialect.name:
+        raise ModelError("episodes of a chat template's student can not be learned from; train it step by step (SWiRL)")
     prompter = Prompter(policy.style, toolbox, policy.tokenizer)
     ids: list[int] = []
     sampled: list[bool] = []
@@ -274,7 +296,7 @@ def _resume(checkpoint: Path, student: Student, optimizer: torch.optim.Optimizer
 
     if not checkpoint.is_file():
         return []
-    state = torch.load(checkpoint, weights_only=True)
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     student.model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return [StepLog(**entry) for entry in state["log"]]
@@ -291,11 +313,10 @@ def _save_checkpoint(
         torch.save(state, stream)
 
 
-def _finish(out: Path, student: Student, log: Sequence[StepLog], settings: PolicyGradientSettings) -> None:
+def _finish(out: Path, student: Student, log: Sequence[StepLog]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     student.model.save_pretrained(out)
     student.tokenizer.save_pretrained(str(out))
     student.style.save(out)
-    summary = {"steps": [asdict(entry) for entry in log], "settings": settings.model_dump(mode="json")}
-    with whole_file(out / "policy_gradient.json") as stream:
-        stream.write(json.dumps(summary, indent=2).encode() + b"\n")
+    with whole_file(out / SUMMARY) as stream:
+        stream.write(json.dumps({"steps": [asdict(entry) for entry in log]}, indent=2).encode() + b"\n")

@@ -23,15 +23,16 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolenv.agents.language_model import LanguageModelPolicy
-from toolenv.agents.mentor import MentoredPolicy
+from toolenv.agents.mentor import DEFAULT_REPAIRS, MentoredPolicy
 from toolenv.agents.policy import Policy
 from toolenv.agents.records import read_trajectories, whole_file, write_jsonl
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
+from toolenv.training.claim import claim, require_one_process
 from toolenv.training.evaluate import evaluate
-from toolenv.training.losses import SpanLoss
+from toolenv.training.score import require_training_tasks
 from toolenv.training.sft import SFTSettings, train_sft
 
 
@@ -56,7 +57,7 @@ class RecipeSettings(BaseModel):
     max_new_tokens: int = Field(96, ge=1, description="Of one turn.")
     validation: int = Field(100, ge=1, description="Tasks by which rounds are compared.")
     first_seed: int = Field(0, ge=0, description="Of the tasks.")
-    repairs: int = Field(5, ge=0, description="Of DAgger: corrections an episode.")
+    repairs: int = Field(DEFAULT_REPAIRS, ge=1, description="Of DAgger: corrections an episode.")
     teacher: str | None = Field(None, description="Of on-policy distillation: the local teacher's folder.")
     sft: SFTSettings = SFTSettings()
 
@@ -79,17 +80,22 @@ def run_recipe(
     taught: Sequence[Trajectory] = (),
     on_round: Callable[[Round], None] = lambda result: None,
 ) -> list[Round]:
-    """Run a recipe from the student in `model`; rounds that are in `out` are kept. The best student is in the result.
+    """Run a recipe; the same call again goes on where it was interrupted. `best` tells which student to keep.
 
     Args:
+        model: the student that acts in the first round; each round's is trained from `settings.sft.model`.
         taught: trajectories that every round is trained on, besides its own data.
 
     Raises:
+        FolderTaken: `out` holds a run from another model or with other settings.
         ValueError: on-policy distillation without a local teacher, or no episode of a round is worth training on.
     """
     out = Path(out)
     if settings.recipe is Recipe.ON_POLICY and settings.teacher is None:
         raise ValueError("on-policy distillation learns a local teacher's distribution: name its folder")
+    require_one_process(settings.recipe)
+    require_training_tasks(settings.first_seed, settings.rounds * settings.tasks)
+    claim(out, scenario=scenario.version, model=str(model), recipe=settings.model_dump(mode="json"))
     rounds = [_measured(scenario, model, 0, out / "round-0.json", settings)]
     on_round(rounds[0])
     data = list(taught)
@@ -102,7 +108,7 @@ def run_recipe(
         if not (student / "training.json").is_file():
             loss = settings.sft.loss
             if settings.recipe is Recipe.ON_POLICY:
-                loss = SpanLoss(teacher=settings.teacher)
+                loss = loss.model_copy(update={"teacher": settings.teacher})
             train_sft(data, scenario.toolbox, student, settings.sft.model_copy(update={"loss": loss}))
         rounds.append(_measured(scenario, student, len(data), out / f"round-{number}.json", settings))
         on_round(rounds[-1])

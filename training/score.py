@@ -16,6 +16,7 @@ fork before it is carried out, so the state before the error is the one that the
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +34,9 @@ from toolenv.agents.trajectory import Step, Trajectory, messages_of_step
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.envs.turn import Message
 from toolenv.scenarios.loading import Scenario
-from toolenv.scenarios.splits import mix
+from toolenv.scenarios.splits import FIRST_VALIDATION_SEED, mix
 from toolenv.tools.calls import Json
+from toolenv.training.claim import claim, require_one_process
 from toolenv.training.policy_gradient import Group, PolicyGradientSettings, Sampler, sample_of, train_policy
 from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.states import State
@@ -90,6 +92,8 @@ def episode_reward(env: ToolEnv, key: KeyStep, episode: Trajectory, rewards: Key
     """What an episode that went on from before a key step is worth."""
     if episode.success:
         return rewards.solved
+    if len(episode.steps) <= len(key.prefix):  # the sandbox was lost
+        return rewards.other
     step = episode.steps[len(key.prefix)]
     guide = State(key.task, key.prefix).enter(env)
     if guide.judge(env, step.action).label.right:
@@ -102,19 +106,24 @@ def _deed(action: Json) -> Json:
     return {key: value for key, value in action.items() if key != "reasoning"} if isinstance(action, dict) else action
 
 
-class ScoreSettings(BaseModel):
-    """What a run depends on."""
+class MentoringSettings(BaseModel):
+    """What the stages after a cold start depend on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: int = Field(4_000, ge=2, description="Tasks in all.")
-    cold_share: float = Field(0.2, gt=0, lt=1, description="Share of them for the cold start; the paper's.")
-    repairs: int = Field(DEFAULT_REPAIRS, ge=0, description="Corrections an episode; 5 in the paper, 3 in its code.")
-    first_seed: int = Field(0, ge=0, description="Of the tasks.")
-    cold: SFTSettings = SFTSettings()
+    repairs: int = Field(DEFAULT_REPAIRS, ge=1, description="Corrections an episode; 5 in the paper, 3 in its code.")
     sft: SFTSettings = SFTSettings()
     rewards: KeyStepRewards = KeyStepRewards()
     policy_gradient: PolicyGradientSettings = PolicyGradientSettings()
+
+
+class ScoreSettings(MentoringSettings):
+    """What a run depends on."""
+
+    tasks: int = Field(4_000, ge=2, description="Tasks in all.")
+    cold_share: float = Field(0.2, gt=0, lt=1, description="Share of them for the cold start; the paper's.")
+    first_seed: int = Field(0, ge=0, description="Of the tasks.")
+    cold: SFTSettings = SFTSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,35 +149,54 @@ def train_score(
     out: str | Path,
     settings: ScoreSettings | None = None,
     *,
-    cold: Path | None = None,
-    taught: Sequence[Trajectory] = (),
     notify: Callable[[str], None] = lambda stage: None,
 ) -> ScoreReport:
-    """Run the stages; what is in `out` already is kept. `out/student` is the student.
+    """Run all stages; the same call again goes on where it was interrupted. `out/student` is the student.
 
     Args:
-        cold: a student to begin with, instead of the cold start's; `taught` is what it was trained on.
         notify: told of each stage that begins.
 
     Raises:
-        ValueError: no correction was validated, so that there is nothing to learn from by RL.
+        FolderTaken: `out` holds a run with other settings.
+        ValueError: the tasks are not all of the training split, or there are several processes.
         ModelError: a student can not be trained.
     """
     settings, out = settings or ScoreSettings(), Path(out)
-    families = tuple(name for name, family in scenario.families.items() if family.split == "train")
-    first = settings.first_seed
-    if cold is None:
-        cold, cold_tasks = out / "cold", max(1, round(settings.cold_share * settings.tasks))
-        notify("the teacher's trajectories for the cold start")
-        collect(scenario, "oracle", n=cold_tasks, out=out / "cold-data", seed=first, families=families)
-        taught, first = [t for t in read_trajectories(out / "cold-data") if t.success], first + cold_tasks
-        if not (cold / "training.json").is_file():
-            notify("cold start")
-            train_sft(taught, scenario.toolbox, cold, settings.cold)
-    tasks = settings.first_seed + settings.tasks - first
-    notify(f"mentored problem solving on {tasks:,} tasks")
-    mentor = f"mentored:{settings.repairs}:{cold}"
-    collect(scenario, mentor, n=tasks, out=out / "mentored", seed=first, families=families, batch=MENTORED_BATCH)
+    require_one_process("SCoRe")
+    require_training_tasks(settings.first_seed, settings.tasks)
+    claim(out, scenario=scenario.version, score=settings.model_dump(mode="json"))
+    cold_tasks = min(settings.tasks - 1, max(1, round(settings.cold_share * settings.tasks)))
+    notify("the teacher's trajectories for the cold start")
+    collect(scenario, "oracle", n=cold_tasks, out=out / "cold-data", seed=settings.first_seed)
+    taught = [t for t in read_trajectories(out / "cold-data") if t.success]
+    if not (out / "cold" / "training.json").is_file():
+        notify("cold start")
+        train_sft(taught, scenario.toolbox, out / "cold", settings.cold)
+    tasks = range(settings.first_seed + cold_tasks, settings.first_seed + settings.tasks)
+    return mentor(scenario, out / "cold", taught, tasks, out, settings, notify=notify)
+
+
+def mentor(
+    scenario: Scenario,
+    cold: Path,
+    taught: Sequence[Trajectory],
+    tasks: range,
+    out: Path,
+    settings: MentoringSettings,
+    *,
+    notify: Callable[[str], None] = lambda stage: None,
+) -> ScoreReport:
+    """The stages after the cold start; what is in `out` already is kept. `out/student` is the student.
+
+    Args:
+        cold: the student to begin with; `taught` is what it was trained on.
+        tasks: seeds of the tasks on which it acts under the mentor.
+
+    Where the student needed no correction there is nothing for RL to begin from, and fine-tuning is the last stage.
+    """
+    notify(f"mentored problem solving on {len(tasks):,} tasks")
+    spec = f"mentored:{settings.repairs}:{cold}"
+    collect(scenario, spec, n=len(tasks), out=out / "mentored", seed=tasks.start, batch=MENTORED_BATCH)
     mentored = list(read_trajectories(out / "mentored"))
     solved = [trajectory for trajectory in mentored if trajectory.success]
     keys = [key for trajectory in solved for key in key_steps(trajectory)]
@@ -176,12 +204,12 @@ def train_score(
     if not (out / "sft" / "training.json").is_file():
         notify("fine-tuning on what was corrected")
         train_sft([*taught, *solved], scenario.toolbox, out / "sft", settings.sft)
-    if not (out / "student" / "policy_gradient.json").is_file():
-        notify(f"short-horizon RL from {len(keys):,} verified prefixes")
-        if not keys:
-            raise ValueError(f"{out}: no correction was validated: there is no prefix to begin from")
+    notify(f"short-horizon RL from {len(keys):,} verified prefixes")
+    if keys:
         sampler = key_step_sampler(scenario, keys, settings.rewards, settings.policy_gradient)
         train_policy(out / "sft", out / "student", sampler, settings.policy_gradient)
+    elif not (out / "student").is_dir():
+        shutil.copytree(out / "sft", out / "student")
     report = ScoreReport(
         teacher_steps=(sum(len(t.steps) for t in taught), sum(1 for t in mentored for _ in key_steps(t))),
         mentored=len(mentored),
@@ -193,6 +221,14 @@ def train_score(
     with whole_file(out / "score.json") as stream:
         stream.write(orjson.dumps(report, option=orjson.OPT_INDENT_2))
     return report
+
+
+def require_training_tasks(first: int, count: int) -> None:
+    """Raises ValueError unless all the seeds are of the training split."""
+    if first + count > FIRST_VALIDATION_SEED:
+        raise ValueError(
+            f"the {count} tasks from {first} on must end below {FIRST_VALIDATION_SEED}: there validation begins"
+        )
 
 
 def _write_pairs(mentored: Iterable[Trajectory], out: Path) -> None:

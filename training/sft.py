@@ -179,7 +179,9 @@ def load_teacher(
     """
     if settings.loss.teacher is None:
         return None
-    model, its_tokenizer, its_style = load_model(settings.model_copy(update={"model": settings.loss.teacher}))
+    model, its_tokenizer, its_style = load_model(
+        settings.model_copy(update={"model": settings.loss.teacher, "style": None})
+    )
     if its_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise ModelError(f"{settings.loss.teacher}: a local teacher must have the student's tokenizer")
     if its_style != style:

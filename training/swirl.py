@@ -79,6 +79,10 @@ def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: 
     for trajectory in trajectories:
         if trajectory.sandbox_lost:
             continue
+        if trajectory.scenario_version != scenario.version:
+            raise ValueError(
+                f"{trajectory.id}: of version {trajectory.scenario_version} of the scenario, not {scenario.version}"
+            )
         judgements = label_steps(env, trajectory)
         if keeps(kind, trajectory, judgements):
             judged = zip(states_of(trajectory), judgements, strict=True)
@@ -96,7 +100,11 @@ def step_sampler(
     def sample(policy: LanguageModelPolicy, seed: int) -> Sequence[Group]:
         chosen = Random(seed).sample(states, len(envs))
         guides = [state.enter(env) for state, env in zip(chosen, envs, strict=True)]
-        episodes = [Episode(env, mix(seed, number) >> 1) for env in envs for number in range(settings.group_size)]
+        episodes = [
+            Episode(env, mix(seed, place, number) >> 1)
+            for place, env in enumerate(envs)
+            for number in range(settings.group_size)
+        ]
         decisions = policy.act(episodes)
         groups = []
         for index, (env, guide) in enumerate(zip(envs, guides, strict=True)):

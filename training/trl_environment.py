@@ -29,6 +29,7 @@ from toolenv.envs.actions import Answer, Call
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
 from toolenv.tools.calls import Json
+from toolenv.tools.errors import SandboxLost
 from toolenv.tools.toolbox import Toolbox
 
 SUBMIT = "submit_answer"
@@ -98,6 +99,8 @@ class _Environment:
         _, reward, terminated, truncated, info = self._env.step(action)
         self._reward += reward
         self._ended = terminated or truncated
+        if info.get("sandbox_lost"):
+            raise SandboxLost("the sandbox was lost in mid episode; TRL has no way to mask a reward")
         return str(info["messages"][-1]["content"])
 
 

@@ -1,6 +1,6 @@
 """Do SCoRe and SWiRL pay? One tiny student each, at equal teacher steps and equal tokens, on held-out tasks of crm.
 
-    python benchmarks/learning/score.py -o runs/learning/score [--seeds 5] [--arms cold score-sft ...]
+    python benchmarks/learning/score.py -o runs/learning/score [--seeds 0 1 2] [--arms cold score-sft ...]
     python benchmarks/learning/score.py -o runs/learning/score --table
 
 A seed has its own 1,000 training tasks and 300 test tasks. Arms:
@@ -11,10 +11,11 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
 - clone: cloning as many of the teacher's steps as score-sft took (cold start and corrections together).
 - clone-all: cloning the teacher on all 1,000 tasks.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
-  the key-step reward; `score-rl-long`, from the start of the episodes.
+  the key-step reward; `score-rl-long`, that from the start of the episodes.
 - swirl, swirl-sft: step-wise RL at the states of the mentored episodes, from clone and from score-sft.
 
-All students but cold see the same number of tokens; those of RL go on from theirs. "drifted" are the same test tasks
+All students but cold see the same number of tokens; those of RL go on from theirs, so they have had more. The states of
+`swirl` are the mentored episodes', whose corrections its own start has not paid for. "drifted" are the same test tasks
 with tool results in other field names, error texts and value formats. Each finished run is a JSON file in the folder:
 the same command again makes what is missing.
 """
@@ -158,7 +159,7 @@ AGAINST = {
     "score-sft": "clone",
     "score-rl": "score-sft",
     "score-rl-plain": "score-rl",
-    "score-rl-long": "score-rl",
+    "score-rl-long": "score-rl-plain",
     "swirl": "clone",
     "swirl-sft": "score-sft",
 }
@@ -195,7 +196,7 @@ def main() -> None:
     """Make the runs that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/learning/score"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], choices=range(10), help="which seeds")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--evaluated", type=int, default=300, help="test tasks a run")
     parser.add_argument("--table", action="store_true", help="only print what is finished")

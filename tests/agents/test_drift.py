@@ -16,6 +16,16 @@ CRM = load_scenario("crm")
 dates = st.dates().map(lambda day: day.isoformat())
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_no_two_fields_become_one_and_amounts_come_back(seed: int) -> None:
+    drift = ResponseDrift(CRM.toolbox, seed=seed)
+    fields = ("status", "total", "amount", "price", "name", "reason", "message", "quantity", "stock", "hours")
+    shown = orjson.loads(drift.show(orjson.dumps(dict.fromkeys(fields, 12.5)).decode()))
+    assert len(shown) == len(fields)
+    assert shown["hours"] == 12.5
+    assert set(map(str, drift.hear([str(value) for value in shown.values()]))) <= {"12.5", "12.50"}
+
+
 @given(seed=st.integers(0, 50), date=dates, text=st.text())
 def test_dates_come_back_as_they_were(seed: int, date: str, text: str) -> None:
     drift = ResponseDrift(CRM.toolbox, seed=seed)

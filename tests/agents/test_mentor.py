@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from toolenv.agents.dialects import ToolenvDialect
 from toolenv.agents.mentor import CORRECTED, REJECTED, MentoredPolicy, key_steps
 from toolenv.agents.policies import make_policy
+from toolenv.agents.policy import Decision
 from toolenv.agents.random_valid import RandomValidPolicy
 from toolenv.agents.replay import Replayer
 from toolenv.agents.rollout import Attempt, rollout
@@ -69,3 +71,26 @@ def test_mentors_by_name() -> None:
     assert make_policy("mentored:random").name == "random+mentor:5"
     with pytest.raises(ValueError, match="there is no policy 'nobody'"):
         make_policy("mentored:nobody")
+
+
+def test_what_a_dialect_can_not_read_is_not_read_later_either(crm: Scenario) -> None:
+    """It is an action in JSON, but the student speaks another dialect."""
+    policy = Says('{"answer":"yes"}<|end|>')
+    (trajectory,) = rollout(crm, policy, [Attempt(0)], max_steps=2)
+    assert [step.error for step in trajectory.steps] == ["malformed_call"] * 2
+    assert trajectory.answer is None
+    assert [m["role"] for m in trajectory.messages] == ["system", "user", *["assistant", "user"] * 2]
+
+
+class Says:
+    """Writes the same text at every turn, in toolenv's dialect."""
+
+    name = "says"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def act(self, episodes):  # type: ignore[no-untyped-def]  # a policy's
+        return [
+            Decision(ToolenvDialect().parse(self.text), self.text, ToolenvDialect().spans(self.text)) for _ in episodes
+        ]

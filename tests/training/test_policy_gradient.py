@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolenv.agents.language_model import LanguageModelPolicy, Student
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Student
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.scenarios.loading import Scenario
+from toolenv.training.claim import FolderTaken
 from toolenv.training.policy_gradient import (
     PolicyGradientSettings,
     Sample,
     advantages,
     clipped_loss,
+    divergence,
     sample_of,
     sampled_logprobs,
     train_policy,
@@ -39,7 +42,7 @@ def test_the_loss_stops_pulling_where_the_ratio_is_clipped() -> None:
     old = torch.log(torch.tensor([0.5, 0.5, 0.5, 0.5]))
     now = torch.log(torch.tensor([0.9, 0.5, 0.1, 0.9])).requires_grad_()
     advantage = torch.tensor([1.0, 1.0, -1.0, -1.0])
-    clipped_loss(now, old, advantage, None, FAST).backward()
+    clipped_loss(now, old, advantage, clip=0.2).backward()
     assert now.grad is not None
     assert now.grad[0] == 0, "likelier by more than the clip already"
     assert now.grad[1] == -1
@@ -48,12 +51,10 @@ def test_the_loss_stops_pulling_where_the_ratio_is_clipped() -> None:
 
 
 def test_the_kl_estimate_is_zero_at_the_reference_and_positive_elsewhere() -> None:
-    settings = FAST.model_copy(update={"kl": 1.0})
     at = torch.tensor([math.log(0.3)])
-    zero = torch.zeros(1)
-    assert clipped_loss(at, at, zero, at, settings) == 0
-    assert clipped_loss(at, at, zero, at + 0.5, settings) > 0
-    assert clipped_loss(at, at, zero, at - 0.5, settings) > 0
+    assert divergence(at, at) == 0
+    assert divergence(at, at + 0.5) > 0
+    assert divergence(at, at - 0.5) > 0
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,29 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(fresh_model: 
     resumed = train_policy(fresh_model, tmp_path / "cut", rewarding(99), settings)
     assert [(e.step, e.reward, e.loss) for e in resumed] == [(e.step, e.reward, e.loss) for e in whole]
     assert chance(tmp_path / "cut", 99) == pytest.approx(chance(tmp_path / "whole", 99), rel=1e-5)
+
+
+def test_a_finished_folder_is_kept_and_another_run_is_refused(fresh_model: Path, tmp_path: Path) -> None:
+    log = train_policy(fresh_model, tmp_path, rewarding(99), FAST)
+
+    def never(policy: LanguageModelPolicy, seed: int) -> list[list[Sample]]:
+        raise AssertionError("nothing is sampled")
+
+    assert train_policy(fresh_model, tmp_path, never, FAST) == log
+    with pytest.raises(FolderTaken, match=r"policy_gradient\.learning_rate"):
+        train_policy(fresh_model, tmp_path, never, FAST.model_copy(update={"learning_rate": 1e-6}))
+
+
+def test_what_tells_nothing_apart_moves_nothing(fresh_model: Path, tmp_path: Path) -> None:
+    def same(policy: LanguageModelPolicy, seed: int) -> list[list[Sample]]:
+        return [[replace(sample, reward=1.0) for sample in group] for group in rewarding(99)(policy, seed)]
+
+    train_policy(fresh_model, tmp_path, same, FAST)
+    assert chance(tmp_path, 99) == pytest.approx(chance(fresh_model, 99), rel=1e-6)
+
+
+def test_the_student_of_a_chat_template_is_refused(crm: Scenario, fresh_model: Path, solved) -> None:  # type: ignore[no-untyped-def]  # trajectories
+    policy = LanguageModelPolicy(fresh_model)
+    policy.style = replace(policy.style, dialect="hermes")
+    with pytest.raises(ModelError, match="step by step"):
+        sample_of(solved[0], policy, crm.toolbox, 1.0)

@@ -11,9 +11,10 @@ from toolenv.agents.mentor import KeyStep
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
+from toolenv.training.claim import FolderTaken
 from toolenv.training.distill import DistillError, DistillSettings, distill
 from toolenv.training.policy_gradient import PolicyGradientSettings
-from toolenv.training.score import KeyStepRewards, ScoreSettings, episode_reward, train_score
+from toolenv.training.score import KeyStepRewards, MentoringSettings, ScoreSettings, episode_reward, train_score
 from toolenv.training.sft import SFTSettings
 from toolenv.training.swirl import SWiRLSettings
 
@@ -89,7 +90,8 @@ def test_the_whole_path_runs_and_resumes(crm: Scenario, tiny_steps: ScoreSetting
         evaluated=2,
         max_new_tokens=8,
         sad=tiny_steps.sft,
-        score=tiny_steps,
+        score=MentoringSettings(sft=tiny_steps.sft, policy_gradient=RL),
+        model=tiny_steps.sft.model,
         swirl=SWiRLSettings(policy_gradient=RL),
     )
     first = distill(crm, tmp_path, settings)
@@ -99,7 +101,7 @@ def test_the_whole_path_runs_and_resumes(crm: Scenario, tiny_steps: ScoreSetting
     second = distill(crm, tmp_path, settings)
     assert second.seconds == {}
     assert second.evaluations == first.evaluations
-    with pytest.raises(DistillError, match="another settings"):
+    with pytest.raises(FolderTaken, match=r"distill\.seed"):
         distill(crm, tmp_path, settings.model_copy(update={"seed": 1}))
 
 
@@ -111,5 +113,16 @@ def test_settings_that_can_not_be_read_are_told(tmp_path: Path) -> None:
     file.write_text("tasks: [")
     with pytest.raises(DistillError, match="not YAML"):
         DistillSettings.read(file)
-    file.write_text("tasks: 20\n")
-    assert DistillSettings.read(file) == DistillSettings(tasks=20)
+    file.write_text("tasks: 20\nsad: {loss: {act_weight: 3}}\nscore: {repairs: 2}\n")
+    read, default = DistillSettings.read(file), DistillSettings()
+    assert (read.tasks, read.sad.loss.act_weight, read.score.repairs) == (20, 3, 2)
+    assert read.sad.max_tokens == default.sad.max_tokens, "what is not named stays"
+    assert read.score.sft == default.score.sft
+    file.write_text("tasks: 500000\nmentored_tasks: 400000\n")
+    with pytest.raises(DistillError, match="validation begins"):
+        DistillSettings.read(file)
+
+
+def test_tasks_of_other_splits_are_refused(crm: Scenario, tiny_steps: ScoreSettings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="validation begins"):
+        train_score(crm, tmp_path, tiny_steps.model_copy(update={"first_seed": 799_999}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,5 +88,8 @@ def test_a_run_asks_the_judge_and_leaves_a_student(
     assert len(asked) == 12
     assert [entry.reward for entry in log] == [0.5, 0.5]
     assert LanguageModelPolicy(tmp_path).model.num_parameters() > 1e6
+    other = replace(solved[0], scenario_version="other")
+    with pytest.raises(ValueError, match="of version other of the scenario"):
+        select_states(crm, [other], StepFilter.NONE)
     with pytest.raises(ValueError, match="leaves no episode"):
         train_swirl(crm, [], fresh_model, tmp_path / "none", settings)
