@@ -12,7 +12,8 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
 - clone-all: cloning the teacher on all 1,000 tasks.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
   the key-step reward; `score-rl-long`, that from the start of the episodes.
-- swirl, swirl-sft: step-wise RL at the states of the mentored episodes, from clone and from score-sft.
+- swirl, swirl-sft: step-wise RL at the states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
+  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part.
 
 All students but cold see the same number of tokens; those of RL go on from theirs, so they have had more. The states of
 `swirl` are the mentored episodes', whose corrections its own start has not paid for. "drifted" are the same test tasks
@@ -47,7 +48,7 @@ from toolenv.training.score import KeyStepRewards, key_step_sampler
 from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.swirl import StepFilter, StepRewards, select_states, step_sampler
 
-TASKS, COLD_TASKS = 1_000, 300
+TASKS, COLD_TASKS, NEW_TASKS = 1_000, 300, 600
 COLD_TOKENS, TOKENS = 250_000, 500_000
 RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
 MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
@@ -82,8 +83,9 @@ class Seed:
                 [KeyStep(k.task, (), k.chosen, k.rejected, k.solved) for k in self.keys()],
                 KeyStepRewards(key_step=0, other=0),
             ),
-            "swirl": lambda: self.step_wise("swirl", "clone"),
-            "swirl-sft": lambda: self.step_wise("swirl-sft", "score-sft"),
+            "swirl": lambda: self.step_wise("swirl", "clone", self.mentored(), StepFilter.PROCESS),
+            "swirl-sft": lambda: self.step_wise("swirl-sft", "score-sft", self.mentored(), StepFilter.PROCESS),
+            "swirl-new": lambda: self.step_wise("swirl-new", "score-sft", self.own("score-sft"), StepFilter.NONE),
         }
         makers[arm]()
 
@@ -127,10 +129,17 @@ class Seed:
         sampler = key_step_sampler(self.scenario, keys, rewards, settings)
         train_policy(self.student("score-sft"), self.student(arm), sampler, settings, on_step=_say(arm))
 
-    def step_wise(self, arm: str, start: str) -> None:
+    def own(self, student: str) -> list[Trajectory]:
+        """What a student does alone on tasks that it was not trained on; no teacher takes part."""
+        self.make(student)
+        first, folder = self.first + TASKS, self.folder / f"own-{student}"
+        collect(self.scenario, str(self.student(student)), n=NEW_TASKS, out=folder, seed=first, batch=100)
+        return list(read_trajectories(folder))
+
+    def step_wise(self, arm: str, start: str, episodes: Iterable[Trajectory], kind: StepFilter) -> None:
         self.make(start)
         settings = PolicyGradientSettings.model_validate({**RL, "seed": self.seed})
-        states = select_states(self.scenario, self.mentored(), StepFilter.PROCESS)
+        states = select_states(self.scenario, episodes, kind)
         sampler = step_sampler(self.scenario, states, StepRewards(), settings)
         train_policy(self.student(start), self.student(arm), sampler, settings, on_step=_say(arm))
 
@@ -154,7 +163,18 @@ def _say(arm: str) -> Callable[[Any], None]:
     return lambda log: print(f"  {arm} {log}", flush=True)
 
 
-ARMS = ("cold", "score-sft", "clone", "clone-all", "swirl-sft", "score-rl", "swirl", "score-rl-plain", "score-rl-long")
+ARMS = (
+    "cold",
+    "score-sft",
+    "clone",
+    "clone-all",
+    "swirl-sft",
+    "swirl-new",
+    "score-rl",
+    "swirl",
+    "score-rl-plain",
+    "score-rl-long",
+)
 AGAINST = {
     "score-sft": "clone",
     "score-rl": "score-sft",
@@ -162,6 +182,7 @@ AGAINST = {
     "score-rl-long": "score-rl-plain",
     "swirl": "clone",
     "swirl-sft": "score-sft",
+    "swirl-new": "score-sft",
 }
 
 
