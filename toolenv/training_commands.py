@@ -95,6 +95,7 @@ def train_swirl(
     from toolenv.agents.records import read_trajectories
     from toolenv.scenarios.loading import load_scenario
     from toolenv.training.policy_gradient import PolicyGradientSettings
+    from toolenv.training.sft import is_main_process
     from toolenv.training.swirl import StepFilter, SWiRLSettings
     from toolenv.training.swirl import train_swirl as run
 
@@ -107,8 +108,11 @@ def train_swirl(
             steps=steps, groups=groups, group_size=group_size, learning_rate=learning_rate, seed=seed
         ),
     )
-    with progress_bar("SWiRL", steps, quiet or as_json) as advance:
+    main = is_main_process()
+    with progress_bar("SWiRL", steps, quiet or as_json or not main) as advance:
         log = run(loaded, read_trajectories(dataset), model, output, settings, on_step=lambda _: advance(1))
+    if not main:
+        return
     if as_json:
         print(orjson.dumps(log).decode())
     else:

@@ -12,7 +12,7 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
 - clone-all: cloning the teacher on all 1,000 tasks.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
   the key-step reward; `score-rl-long`, that from the start of the episodes.
-- swirl, swirl-sft: step-wise RL at the states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
+- swirl, swirl-sft: step-wise RL at states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
   score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part.
 
 All students but cold see the same number of tokens; those of RL go on from theirs, so they have had more. The states of

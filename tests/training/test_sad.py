@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -233,6 +234,34 @@ def test_the_command_passes_its_options_on(
     ]
 
 
+def on_two_processes(*command: str) -> Any:
+    """What `toolenv ... --json` prints under accelerate, from the main process alone."""
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    finished = subprocess.run(
+        [sys.executable, *launch, "-m", "toolenv", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    (line,) = finished.stdout.splitlines()
+    return json.loads(line)
+
+
+@pytest.mark.slow
+def test_two_processes_sample_apart_and_learn_together(
+    solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    data, student = tmp_path / "data.jsonl", tmp_path / "student"
+    write_jsonl(solved, data)
+    options = ["--scenario", "crm", "--model", str(fresh_model), "--steps", "2", "--groups", "2", "--json"]
+    log = on_two_processes("train", "swirl", str(data), "-o", str(student), *options)
+    assert [entry["step"] for entry in log] == [0, 1]
+    assert LanguageModelPolicy(student, max_new_tokens=4).name == "student"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["sft", "sad"])
 def test_two_processes_train_one_student(
@@ -242,19 +271,7 @@ def test_two_processes_train_one_student(
     data, student = tmp_path / "data.jsonl", tmp_path / "student"
     write_jsonl(solved, data)
     options = ["--scenario", "crm", "--model", str(fresh_model), "--batch-tokens", "512", "--epochs", "4", "--json"]
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    finished = subprocess.run(
-        [sys.executable, *launch, "-m", "toolenv", "train", command, str(data), "-o", str(student), *options],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    (line,) = finished.stdout.splitlines()  # the main process alone tells
-    summary = json.loads(line)
+    summary = on_two_processes("train", command, str(data), "-o", str(student), *options)
     assert summary["last_loss"] < summary["first_loss"] - 1
     assert LanguageModelPolicy(student, max_new_tokens=4).name == "student"
     loss = SpanLoss(reduction=Reduction.SPAN if command == "sad" else Reduction.TOKEN)
