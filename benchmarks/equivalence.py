@@ -3,8 +3,9 @@
     python benchmarks/equivalence.py [--scenario crm] [--states 300]
 
 At every state of the oracle's episodes five candidates are judged: its own next step, and four valid calls drawn at
-random from the whole toolbox. Beside it stands what running every candidate on a fork costs at the least: `fork`, `step`,
-`close`. (Judging runs not all of them: what the plan's next step brings is known, and invented identifiers are refused.)
+random from the whole toolbox. Beside it stands what running every candidate on a fork costs at least: `fork`, `step`,
+`close`. (Not all are run for a judgement: what the next step of the plan brings is known, and invented identifiers are
+refused.)
 CPU seconds of this process, one thread; agent-written Python runs in others.
 """
 
