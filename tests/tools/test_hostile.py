@@ -32,7 +32,6 @@ from toolenv.tools.sandbox.docker_sandbox import DockerSandbox, PoolSettings
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 from toolenv.tools.sandbox.interpreters import SandboxUnavailable
 from toolenv.tools.sandbox.limits import Limits
-from toolenv.tools.sandbox.monty import MontySandbox
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import WorldImage, open_connection
 
@@ -130,6 +129,8 @@ def around_embedded(folder: Path) -> Iterator[Surroundings]:
 
 @contextmanager
 def around_monty(folder: Path) -> Iterator[Surroundings]:
+    from toolenv.tools.sandbox.monty import MontySandbox  # an extra: SandboxUnavailable without it
+
     with around_local(MontySandbox(LIMITS), os.getpid(), folder) as surroundings:
         yield surroundings
 

@@ -12,16 +12,19 @@ import time
 import gymnasium
 import pytest
 
-import toolenv.tools.sandbox.monty
 from toolenv.tools.errors import SandboxLost
 from toolenv.tools.interpreter import workspace
 from toolenv.tools.interpreter.session import Cell
 from toolenv.tools.sandbox.interpreters import SandboxUnavailable
 from toolenv.tools.sandbox.limits import Limits
-from toolenv.tools.sandbox.monty import MontyInterpreters, MontySandbox
 from toolenv.tools.sandbox.registry import make_sandbox
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import WorldImage, open_connection
+
+pytest.importorskip("pydantic_monty", reason="an extra")
+
+import toolenv.tools.sandbox.monty
+from toolenv.tools.sandbox.monty import MontyInterpreters, MontySandbox
 
 TOOLBOX = Toolbox.of_families("interpreter")
 IMAGE = workspace.added_to(WorldImage.of_connection(open_connection(), "empty"))
