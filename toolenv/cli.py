@@ -8,27 +8,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from toolenv.agents.formats import Format
-from toolenv.progress import collecting_progress, err, progress_bar, training_progress
+from toolenv.console import (
+    MAX_SEED,
+    DatasetOrFile,
+    Families,
+    Json_,
+    Quiet,
+    Scenario_,
+    ScenarioOption,
+    TrainingSeed,
+    out,
+    plain,
+    print_json,
+    scenario_named,
+)
+from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
-from toolenv.training.reduction import Reduction
 from toolenv.training_commands import distill, train_app
 
 if TYPE_CHECKING:
     from toolenv.agents.trajectory import Trajectory
-    from toolenv.scenarios.loading import Scenario
-    from toolenv.training.sft import LoraSettings
 
 app = typer.Typer(
     name="toolenv",
@@ -42,27 +50,6 @@ app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
-
-out = Console()
-
-
-MAX_SEED = 2**63 - 1  # that of `toolenv.scenarios.sampler`, which takes long to import
-MAX_TRAINING_SEED = 2**32 - 1  # NumPy's, which transformers seeds
-
-Scenario_ = Annotated[str, typer.Argument(help="A shipped scenario's name, such as crm, or a YAML file.")]
-Json_ = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-TrainingSeed = Annotated[int, typer.Option(min=0, max=MAX_TRAINING_SEED, help="Decides all that is random.")]
-DatasetOrFile = Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")]
-ScenarioOption = Annotated[str | None, typer.Option("--scenario", help="Scenario, if the dataset does not tell.")]
-StudentFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.")]
-StudentModel = Annotated[str, typer.Option(help="toolenv-tiny, toolenv-small, or a transformers model's folder.")]
-Epochs = Annotated[float, typer.Option(min=0.01, help="Passes over the data.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")]
-BatchTokens = Annotated[int, typer.Option(min=16, help="Tokens a batch, padding counted.")]
-LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
-LoraRank = Annotated[int | None, typer.Option(min=1, help="Train LoRA additions of this rank.")]
-Families = Annotated[str, typer.Option(help='"train", "unseen", "all", or names with commas between.')]
 
 
 def main() -> None:
@@ -80,7 +67,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    err.print(f"[bold red]error:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    err.print(f"[bold red]error:[/] {plain(message)}", highlight=False, soft_wrap=True)
     sys.exit(2)
 
 
@@ -126,10 +113,10 @@ def audit(
             sandbox=sandbox,
         )
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         for breach in report.breaches:
-            out.print(f"[red]breach:[/] {_plain(str(breach))}", highlight=False, soft_wrap=True)
+            out.print(f"[red]breach:[/] {plain(str(breach))}", highlight=False, soft_wrap=True)
         verdict = "[green]sound[/]" if report.ok else f"[red]{len(report.breaches)} breaches[/]"
         out.print(f"{report.scenario}: {len(report.families)} families, {len(report.seeds)} seeds each: {verdict}")
     if not report.ok:
@@ -175,7 +162,7 @@ def generate(
         )
     for form in export_format or ():
         export_dataset(output, form)
-    out.print(f"{manifest.trajectories} trajectories in {_plain(str(output))}; counts in README.md there")
+    out.print(f"{manifest.trajectories} trajectories in {plain(str(output))}; counts in README.md there")
 
 
 @app.command("filter", epilog="Example: toolenv filter data/crm -o data/filtered --score")
@@ -200,7 +187,7 @@ def filter_(
 
     if output is None and not score:
         raise ValueError("nothing to do: give --output, --score or both")
-    loaded = _scenario(dataset, scenario)
+    loaded = scenario_named(dataset, scenario)
     if score and not any(map(is_labelled, read_trajectories(dataset))):
         raise ValueError(
             f"{dataset}: nothing to score filters by: no trajectory is of the oracle or a faulty policy, and of others"
@@ -221,7 +208,7 @@ def filter_(
         if not as_json:
             out.print(score_table(scores))
     if as_json:
-        _print_json(result)
+        print_json(result)
 
 
 @app.command(epilog="Example: toolenv replay data/crm")
@@ -235,7 +222,7 @@ def replay(
     from toolenv.agents.records import read_trajectories
     from toolenv.agents.replay import Replayer
 
-    replayer = Replayer(_scenario(dataset, scenario))
+    replayer = Replayer(scenario_named(dataset, scenario))
     replayed, differing = 0, []
     with progress_bar("replaying", None, quiet or as_json) as advance:
         for trajectory in read_trajectories(dataset):
@@ -246,10 +233,10 @@ def replay(
             advance(1)
     replayer.close()
     if as_json:
-        _print_json({"replayed": replayed, "differences": differing})
+        print_json({"replayed": replayed, "differences": differing})
     else:
         for difference in differing:
-            out.print(f"[red]differs:[/] {_plain(difference)}", highlight=False, soft_wrap=True)
+            out.print(f"[red]differs:[/] {plain(difference)}", highlight=False, soft_wrap=True)
         out.print(f"{replayed} replayed, {len(differing)} differ")
     if differing:
         raise typer.Exit(1)
@@ -264,140 +251,7 @@ def export(
     """Write a dataset in another form, beside its shards."""
     from toolenv.agents.exports import export_dataset
 
-    out.print(_plain(str(export_dataset(dataset, form, successful_only=solved_only))))
-
-
-@train_app.command("sft", epilog="Example: toolenv train sft data/filtered/kept -o runs/student --max-tokens 1500000")
-def train_sft(
-    dataset: DatasetOrFile,
-    output: StudentFolder = Path("runs/student"),
-    model: StudentModel = "toolenv-tiny",
-    scenario: ScenarioOption = None,
-    epochs: Epochs = 1.0,
-    max_tokens: MaxTokens = None,
-    batch_tokens: BatchTokens = 1_280,
-    learning_rate: LearningRate = 2e-3,
-    lora_rank: LoraRank = None,
-    seed: TrainingSeed = 0,
-    as_json: Json_ = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fine-tune on a dataset's solved episodes; the loss is on the assistant's tokens only."""
-    _train(
-        dataset,
-        output,
-        scenario,
-        quiet,
-        as_json,
-        model=model,
-        epochs=epochs,
-        max_tokens=max_tokens,
-        batch_tokens=batch_tokens,
-        learning_rate=learning_rate,
-        lora=_lora(lora_rank),
-        seed=seed,
-    )
-
-
-@train_app.command("sad", epilog="Example: toolenv train sad data/filtered/kept -o runs/sad --act-weight 3")
-def train_sad(
-    dataset: DatasetOrFile,
-    output: StudentFolder = Path("runs/sad"),
-    reason_weight: Annotated[float, typer.Option(min=0, help="λ of reasoning; 0 trains on actions alone.")] = 1.0,
-    act_weight: Annotated[float, typer.Option(min=0, help="λ of calls and answers.")] = 1.0,
-    observe_weight: Annotated[float, typer.Option(min=0, help="Weight of what others wrote.")] = 0.0,
-    reduction: Annotated[
-        Reduction, typer.Option(help="Weigh tokens, or the mean of each kind of span.")
-    ] = Reduction.SPAN,
-    teacher: Annotated[
-        str | None, typer.Option(help="A local teacher's folder, or toolenv-small; its distribution is learned.")
-    ] = None,
-    kl_weight: Annotated[
-        float, typer.Option(min=0, max=1, help="With a teacher: share of the KL; the rest is cross-entropy.")
-    ] = 1.0,
-    curriculum: Annotated[bool, typer.Option(help="Easy trajectories first.")] = False,
-    alpha: Annotated[float, typer.Option(min=0, help="Curriculum: how hard a token of reasoning is.")] = 1.0,
-    beta: Annotated[float, typer.Option(min=0, help="Curriculum: how hard a token of an action is.")] = 1.0,
-    gamma: Annotated[float, typer.Option(min=0, help="Curriculum: how hard a nat of teacher entropy is.")] = 0.0,
-    pace_start: Annotated[
-        float, typer.Option(min=0, max=1, help="Curriculum: share of the data that training starts with.")
-    ] = 0.2,
-    pace_end: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Curriculum: share of training after which all data is in.")
-    ] = 0.5,
-    model: StudentModel = "toolenv-tiny",
-    scenario: ScenarioOption = None,
-    epochs: Epochs = 1.0,
-    max_tokens: MaxTokens = None,
-    batch_tokens: BatchTokens = 1_280,
-    learning_rate: LearningRate = 2e-3,
-    lora_rank: LoraRank = None,
-    seed: TrainingSeed = 0,
-    as_json: Json_ = False,
-    quiet: Quiet = False,
-) -> None:
-    """Structured agent distillation: a loss for reasoning and one for actions, and the easy first if you like."""
-    from toolenv.training.curriculum import Curriculum
-    from toolenv.training.losses import SpanLoss
-
-    _train(
-        dataset,
-        output,
-        scenario,
-        quiet,
-        as_json,
-        loss=SpanLoss(
-            reason_weight=reason_weight,
-            act_weight=act_weight,
-            observe_weight=observe_weight,
-            reduction=reduction,
-            teacher=teacher,
-            kl_weight=kl_weight,
-        ),
-        curriculum=Curriculum(alpha=alpha, beta=beta, gamma=gamma, start=pace_start, end=pace_end)
-        if curriculum
-        else None,
-        model=model,
-        epochs=epochs,
-        max_tokens=max_tokens,
-        batch_tokens=batch_tokens,
-        learning_rate=learning_rate,
-        lora=_lora(lora_rank),
-        seed=seed,
-    )
-
-
-def _lora(rank: int | None) -> LoraSettings | None:
-    from toolenv.training.sft import LoraSettings
-
-    return None if rank is None else LoraSettings(rank=rank, alpha=2.0 * rank)
-
-
-def _train(dataset: Path, output: Path, scenario: str | None, quiet: bool, as_json: bool, **settings: Any) -> None:
-    """Train on what is solved and tell how it went; of several processes, the main one tells."""
-    from toolenv.agents.records import read_trajectories, require_writable
-    from toolenv.training.sft import SFTSettings, is_main_process
-    from toolenv.training.sft import train_sft as run
-
-    loaded = _scenario(dataset, scenario)
-    require_writable(output / "training.json")
-    solved = (trajectory for trajectory in read_trajectories(dataset) if trajectory.success)
-    if (first := next(solved, None)) is None:
-        count = sum(1 for _ in read_trajectories(dataset))
-        raise ValueError(f"{dataset}: nothing to train on: of its {count} trajectories none is solved")
-    silent = not is_main_process()
-    with training_progress(quiet or as_json or silent) as on_step:
-        summary = run(chain([first], solved), loaded.toolbox, output, SFTSettings(**settings), on_step=on_step)
-    if silent:
-        return
-    if as_json:
-        _print_json(summary)
-    else:
-        out.print(
-            f"{summary['parameters']:,} parameters, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s "
-            f"({summary['tokens_per_second']:,} tokens/s), loss {summary['first_loss']:.2f} to "
-            f"{summary['last_loss']:.3f}; student in {_plain(str(output))}"
-        )
+    out.print(plain(str(export_dataset(dataset, form, successful_only=solved_only))))
 
 
 @app.command(epilog="Example: toolenv evaluate crm --policy runs/student --seed-start 900000 -n 300 --json")
@@ -450,7 +304,7 @@ def evaluate(
         with whole_file(output) as stream:
             stream.write(evaluation.to_json() + b"\n")
     if as_json:
-        _print_json(evaluation.to_json())
+        print_json(evaluation.to_json())
     else:
         render_evaluation(evaluation, out)
 
@@ -470,7 +324,7 @@ def build_base_model(
         raise ValueError(f"there is no base model {name!r}; there is: {', '.join(base_models.ARCHITECTURES)}")
     folder = base_models.default_output(name) if output is None else output
     last = base_models.build(name, folder, tokens=tokens, seed=seed, threads=threads)
-    out.print(f"{_plain(str(folder))}: loss {last['loss']:.3f} after {last['tokens']:,} tokens")
+    out.print(f"{plain(str(folder))}: loss {last['loss']:.3f} after {last['tokens']:,} tokens")
 
 
 @app.command(epilog="Example: toolenv demo -o runs/demo")
@@ -489,14 +343,6 @@ def demo(
 
 
 # -- what the commands share -------------------------------------------------------------------------------
-
-
-def _scenario(dataset: Path, name: str | None) -> Scenario:
-    """The scenario that was named, or that of the dataset."""
-    from toolenv.agents.dataset import scenario_of
-    from toolenv.scenarios.loading import load_scenario
-
-    return scenario_of(dataset) if name is None else load_scenario(name)
 
 
 def _policy(spec: str) -> str:
@@ -518,27 +364,8 @@ def _counted(trajectories: Iterable[Trajectory], advance: Callable[[int], None])
 def _print_counts(heading: str, counts: dict[str, int]) -> None:
     table = Table(heading, "trajectories")
     for name, count in counts.items():
-        table.add_row(_plain(name), str(count))
+        table.add_row(plain(name), str(count))
     out.print(table)
-
-
-def _print_json(value: Any) -> None:
-    text = (
-        value
-        if isinstance(value, str)
-        else value.decode()
-        if isinstance(value, bytes)
-        else orjson.dumps(value).decode()
-    )
-    sys.stdout.write(text.rstrip() + "\n")
-
-
-def _plain(text: str) -> str:
-    """Text of files and users as it is: no markup, no terminal control codes."""
-    printable = "".join(
-        letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text
-    )
-    return printable.replace("[", "\\[")
 
 
 if __name__ == "__main__":

@@ -8,19 +8,15 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
 
-import orjson
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from toolenv.console import Json_, out, print_json
 
 sandbox_app = typer.Typer(
     help="Where tools and agent-written code run: images, containers, checks.", no_args_is_help=True
 )
-
-out = Console()
-
-Json_ = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 class Method(StrEnum):
@@ -47,7 +43,7 @@ def build(
         size = client.images.get(name).attrs["Size"]
     seconds = time.monotonic() - started
     if as_json:
-        _print_json({"image": name, "bytes": size, "seconds": round(seconds, 3)})
+        print_json({"image": name, "bytes": size, "seconds": round(seconds, 3)})
     else:
         typer.echo(f"{name}: {size / 1e6:.0f} MB in {seconds:.1f} s")
 
@@ -63,7 +59,7 @@ def list_containers(as_json: Json_ = False) -> None:
             _described(found, docker_labels.why_stale(found["Labels"], now)) for found in docker_labels.ours(client)
         ]
     if as_json:
-        _print_json(containers)
+        print_json(containers)
         return
     table = Table()
     for heading, width in (
@@ -97,7 +93,7 @@ def gc(as_json: Json_ = False) -> None:
     with closing(docker_image.connect()) as client:
         removed = docker_labels.collect(client)
     if as_json:
-        _print_json([asdict(one) for one in removed])
+        print_json([asdict(one) for one in removed])
         return
     for one in removed:
         typer.echo(f"removed {one.name} ({one.id[:12]}): {one.reason}")
@@ -112,7 +108,7 @@ def doctor(as_json: Json_ = False) -> None:
     findings = examine()
     works = any(finding.name == EMBEDDED and finding.works for finding in findings)
     if as_json:
-        _print_json({"embedded": works, "findings": [asdict(finding) for finding in findings]})
+        print_json({"embedded": works, "findings": [asdict(finding) for finding in findings]})
     else:
         table = Table("", "what", "how it is")
         for finding in findings:
@@ -149,7 +145,3 @@ def _span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(orjson.dumps(value).decode())

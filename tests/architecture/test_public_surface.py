@@ -26,6 +26,7 @@ COMMANDS = {
     "sandbox gc",
     "sandbox list",
     "train sad",
+    "train recipe",
     "train score",
     "train swirl",
     "train sft",

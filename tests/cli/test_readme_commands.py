@@ -25,6 +25,7 @@ LESS = {
     "train sft": ["--max-tokens", "3000"],
     "train sad": ["--max-tokens", "3000"],
     "train score": ["--tasks", "12", "--max-tokens", "3000", "--rl-steps", "1"],
+    "train recipe": ["--rounds", "1", "--tasks", "3", "--validation", "2", "--max-tokens", "3000"],
     "train swirl": ["--steps", "1", "--groups", "3"],
     "distill": ["--config", "small.yaml"],
     "evaluate": ["-n", "4"],
@@ -67,6 +68,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
         "runs/student/training.json",
         "runs/score/preferences.jsonl",
         "runs/swirl/policy_gradient.json",
+        "runs/dagger/round-1/training.json",
         "runs/distill/evaluations/swirl-train.json",
         "runs/demo",
     ):
