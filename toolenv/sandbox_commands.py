@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from toolenv.console import Json_, out, print_json
@@ -61,16 +62,7 @@ def list_containers(as_json: Json_ = False) -> None:
     if as_json:
         print_json(containers)
         return
-    table = Table()
-    for heading, width in (
-        ("container", 12),
-        ("owner", None),
-        ("age", None),
-        ("expires in", None),
-        ("image", 28),
-        ("state", 7),
-    ):
-        table.add_column(heading, no_wrap=width is not None, min_width=width, overflow="fold")
+    table = Table("container", "owner", "age", "expires in", "image", "state")
     for one in containers:
         left = "" if one["expires"] is None else _span(one["expires"] - now)
         cells = (
@@ -82,7 +74,9 @@ def list_containers(as_json: Json_ = False) -> None:
             one["stale"] or one["state"],
         )
         table.add_row(*map(escape, cells))
-    out.print(table)
+    # As wide as it needs to be: a name that is cut names nothing.
+    needed = Measurement.get(out, out.options.update(max_width=1_000), table).maximum
+    out.print(table, width=needed, crop=False)
 
 
 @sandbox_app.command(epilog="Example: toolenv sandbox gc")
