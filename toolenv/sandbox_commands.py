@@ -75,8 +75,8 @@ def list_containers(as_json: Json_ = False) -> None:
         )
         table.add_row(*map(escape, cells))
     # As wide as it needs to be: a name that is cut names nothing.
-    needed = Measurement.get(out, out.options.update(max_width=1_000), table).maximum
-    out.print(table, width=needed, crop=False)
+    table.width = Measurement.get(out, out.options.update(max_width=1_000), table).maximum
+    out.print(table, crop=False, overflow="ignore", no_wrap=True)
 
 
 @sandbox_app.command(epilog="Example: toolenv sandbox gc")
