@@ -100,16 +100,16 @@ class Guide:
         'wrong'
     """
 
-    __slots__ = ("_found", "_made", "_toolbox", "_walks")
+    __slots__ = ("_found", "_toolbox", "_walks")
 
-    def __init__(self, following: list[Walk], made: tuple[tuple[str, Json], ...], toolbox: Toolbox) -> None:
-        self._walks, self._made, self._toolbox = following, made, toolbox
+    def __init__(self, following: list[Walk], toolbox: Toolbox) -> None:
+        self._walks, self._toolbox = following, toolbox
         self._found: list[Completion] | None = None
 
     @classmethod
     def start(cls, env: ToolEnv) -> Guide:
         """The guide of an episode that has just begun."""
-        return cls(walks.start(env.task), (), env.toolbox)
+        return cls(walks.start(env.task), env.toolbox)
 
     # -- what the teacher would do ---------------------------------------------------------------------
 
@@ -170,14 +170,13 @@ class Guide:
         return self._wrong(env, "; ".join(grade.failures) or "the grader refuses the answer")
 
     def _judge_call(self, env: ToolEnv, call: Call) -> Judgement:
-        made = (*self._made, (call.name, call.arguments))
         if (invented := _invented(call, self._toolbox[call.name], env)) is not None:
             return self._wrong(env, f"nothing has shown {invented}")
         exact = walks.matches(self._walks, call, self._toolbox[call.name])
         before = self.completion(env)
         if exact and before is not None and self._is(call, before.steps[0]):
             # The completion has made this very call on a fork: what comes of it is known.
-            after = Guide(walks.advance(exact, before.contents[0]) or self._walks, made, self._toolbox)
+            after = Guide(walks.advance(exact, before.contents[0]) or self._walks, self._toolbox)
             after._found = [
                 Completion(one.steps[1:], one.contents[1:])
                 for one in self._completions(env)
@@ -192,7 +191,7 @@ class Guide:
             if ended:
                 return self._wrong(env, "the last step that the episode has is no answer")
             content = orjson.loads(info["messages"][-1]["content"])
-            return self._judge_result(env, fork, call, content, exact, made, error=info["error"])
+            return self._judge_result(env, fork, call, content, exact, error=info["error"])
         finally:
             fork.close()
 
@@ -203,18 +202,17 @@ class Guide:
         call: Call,
         content: Json,
         exact: list[tuple[Walk, int, CompiledCall]],
-        made: tuple[tuple[str, Json], ...],
         *,
         error: str | None,
     ) -> Judgement:
         """Judge a call by what came of it on `fork`; `exact` is where it is a step of a route."""
         if exact:
-            after = Guide(walks.advance(exact, content) or self._walks, made, self._toolbox)
+            after = Guide(walks.advance(exact, content) or self._walks, self._toolbox)
             if after.completion(fork) is None:
                 return self._wrong(env, "a step of the plan, at the wrong time", after)
             regret = self._regret(env, after, fork)
             return Judgement(Label.ACCEPTABLE, regret, "a step of the plan or of a route", True, after)
-        unmoved = Guide(self._walks, made, self._toolbox)
+        unmoved = Guide(self._walks, self._toolbox)
         writes = self._toolbox[call.name].spec.effect == WRITE
         if error is not None or not writes:
             # The world is as it was, so the task is solved from here as it was from there.
@@ -223,7 +221,7 @@ class Guide:
             return self._wrong(env, f"{call.name}: {error}", unmoved)
         equal = self._equal_writes(env, fork.session.diff()) if writes else self._covered(env, fork, content)
         if equal:
-            after = Guide(equal, made, self._toolbox)
+            after = Guide(equal, self._toolbox)
             if after.completion(fork) is not None:
                 why = "it does what the step that is due would"
                 return Judgement(Label.ACCEPTABLE, self._regret(env, after, fork), why, True, after)
@@ -280,7 +278,7 @@ class Guide:
         moved, here = [], self._walks
         while here:
             on = []
-            for walk, index, option, arguments in Guide(here, (), self._toolbox)._due():
+            for walk, index, option, arguments in Guide(here, self._toolbox)._due():
                 if self._toolbox[option.name].spec.effect == WRITE:
                     continue
                 session = fork.session.fork()
