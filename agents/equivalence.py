@@ -34,7 +34,7 @@ from toolenv.agents.trajectory import Trajectory
 from toolenv.agents.walks import Walk
 from toolenv.envs.actions import Action, Answer, Call, parse_action
 from toolenv.envs.tool_env import ToolEnv
-from toolenv.scenarios.plan import CompiledCall, PlannedStep
+from toolenv.scenarios.plan import CompiledCall, CompiledStep, PlannedStep
 from toolenv.scenarios.templates import Rendered, TemplateError
 from toolenv.tools.calls import WRITE, Json, ToolCall
 from toolenv.tools.declaration import Tool
@@ -350,20 +350,20 @@ def _planned(walk: Walk, rng: Random | None, *, again: bool) -> tuple[PlannedSte
             continue
         step = walk.steps[index]
         try:
-            return _worded(walk, index, rng, answer=bool(step.answers)), index
+            return _worded(walk, step, rng), index
         except TemplateError:
             return None
     return None
 
 
-def _worded(walk: Walk, index: int, rng: Random | None, *, answer: bool) -> PlannedStep:
-    step = walk.steps[index]
+def _worded(walk: Walk, step: CompiledStep, rng: Random | None) -> PlannedStep:
+    """The step in words: the first wordings of the preferred call, or such as `rng` draws."""
 
     def words(options: Sequence[Rendered]) -> str:
         chosen = options[0] if rng is None or len(options) == 1 else rng.choice(options)
         return str(chosen(walk.context))
 
-    if answer:
+    if step.answers:
         return PlannedStep(words(step.think), answer=words(step.answers))
     call = step.calls[0]
     return PlannedStep(words(call.think), call=ToolCall(call.name, call.arguments(walk.context)))

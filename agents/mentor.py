@@ -56,10 +56,14 @@ class MentoredPolicy:
         if guide is None:
             return decision
         try:
-            judgement = guide.judge(episode.env, decision.action)
+            return self._judged(episode, decision, guide)
         except SandboxLost:  # of a fork; the episode itself may go on, but nobody knows any more where it stands
             memory["guide"] = None
             return decision
+
+    def _judged(self, episode: Episode, decision: Decision, guide: Guide) -> Decision:
+        memory = episode.memory
+        judgement = guide.judge(episode.env, decision.action)
         memory["guide"] = judgement.after
         labels = decision.labels | judged(judgement)
         if judgement.label.right or memory["repairs"] >= self.repairs:
@@ -67,11 +71,11 @@ class MentoredPolicy:
         planned = guide.advise(episode.env, episode.rng("mentor"))
         if planned is None:  # what was done before, uncorrected, has made the task unsolvable
             return replace(decision, labels=labels)
+        action = to_action(planned)
+        memory["guide"] = guide.judge(episode.env, action).after
         memory["repairs"] += 1
         # What the student remembers ends in its own step; it reads the corrected conversation anew.
         memory["student"] = {key: value for key, value in memory["student"].items() if key.startswith("rng:")}
-        action = to_action(planned)
-        memory["guide"] = guide.judge(episode.env, action).after
         return Decision(action, labels=_correction(judgement, decision))
 
 

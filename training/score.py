@@ -34,12 +34,12 @@ from toolenv.agents.trajectory import Step, Trajectory, messages_of_step
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.envs.turn import Message
 from toolenv.scenarios.loading import Scenario
-from toolenv.scenarios.splits import FIRST_VALIDATION_SEED, mix
+from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
 from toolenv.tools.calls import Json
 from toolenv.training.claim import claim, require_one_process
 from toolenv.training.policy_gradient import Group, PolicyGradientSettings, Sampler, sample_of, train_policy
 from toolenv.training.sft import SFTSettings, train_sft
-from toolenv.training.states import State
+from toolenv.training.states import State, trial_number
 
 MENTORED_BATCH = 100
 
@@ -58,42 +58,39 @@ class KeyStepRewards(BaseModel):
 def key_step_sampler(
     scenario: Scenario, keys: Sequence[KeyStep], rewards: KeyStepRewards, settings: PolicyGradientSettings
 ) -> Sampler:
-    """Groups of short-horizon episodes, each group from one verified prefix, drawn anew for every optimiser step."""
+    """Groups of short-horizon episodes, each group from one verified prefix, drawn anew for every optimiser step.
+
+    Episodes whose sandbox was lost say nothing about the policy and are left out.
+    """
     env = ToolEnv(scenario, families="all")
 
     def sample(policy: LanguageModelPolicy, seed: int) -> Sequence[Group]:
         chosen = Random(seed).sample(keys, min(settings.groups, len(keys)))
         attempts = [
-            State(key.task, key.prefix).attempt(_trial(seed, place, number))
+            State(key.task, key.prefix).attempt(trial_number(seed, place, number))
             for place, key in enumerate(chosen)
             for number in range(settings.group_size)
         ]
         episodes = {t.trial: t for t in rollout(scenario, policy, attempts, families="all", batch=len(attempts))}
         groups = []
         for place, key in enumerate(chosen):
-            members = [episodes[_trial(seed, place, number)] for number in range(settings.group_size)]
+            trials = [trial_number(seed, place, number) for number in range(settings.group_size)]
+            members = [episodes[trial] for trial in trials if not episodes[trial].sandbox_lost]
             groups.append(
                 [
                     sample_of(member, policy, scenario.toolbox, episode_reward(env, key, member, rewards))
                     for member in members
                 ]
             )
-        return groups
+        return [group for group in groups if group]
 
     return sample
-
-
-def _trial(seed: int, place: int, number: int) -> int:
-    """A trial number that no other sample of the run has."""
-    return mix(seed, place, number) >> 1
 
 
 def episode_reward(env: ToolEnv, key: KeyStep, episode: Trajectory, rewards: KeyStepRewards) -> float:
     """What an episode that went on from before a key step is worth."""
     if episode.success:
         return rewards.solved
-    if len(episode.steps) <= len(key.prefix):  # the sandbox was lost
-        return rewards.other
     step = episode.steps[len(key.prefix)]
     guide = State(key.task, key.prefix).enter(env)
     if guide.judge(env, step.action).label.right:

@@ -9,6 +9,7 @@ from toolenv.agents.equivalence import Guide
 from toolenv.agents.rollout import Attempt
 from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.tool_env import ToolEnv
+from toolenv.scenarios.splits import mix
 from toolenv.tools.calls import Json
 
 
@@ -48,3 +49,8 @@ def states_of(trajectory: Trajectory) -> Iterator[State]:
     """The state before each step: K steps give K sub-trajectories (SWiRL, arXiv 2504.04736)."""
     actions = tuple(step.action for step in trajectory.steps)
     return (State(trajectory.task, actions[:length]) for length in range(len(actions)))
+
+
+def trial_number(seed: int, place: int, number: int) -> int:
+    """A trial for sample `number` at the state in `place`, such as no other step or sample of a run has."""
+    return mix(seed, place, number) >> 1

@@ -23,10 +23,9 @@ from toolenv.agents.policy import Decision, Episode
 from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
-from toolenv.scenarios.splits import mix
 from toolenv.tools.calls import Json
 from toolenv.training.policy_gradient import Group, PolicyGradientSettings, Sample, Sampler, StepLog, train_policy
-from toolenv.training.states import State, states_of
+from toolenv.training.states import State, states_of, trial_number
 
 StepJudge = Callable[[ToolEnv, Guide, Json], float]
 """From the state (environment and guide) and an action to its reward, 0 to 1."""
@@ -101,7 +100,7 @@ def step_sampler(
         chosen = Random(seed).sample(states, len(envs))
         guides = [state.enter(env) for state, env in zip(chosen, envs, strict=True)]
         episodes = [
-            Episode(env, mix(seed, place, number) >> 1)
+            Episode(env, trial_number(seed, place, number))
             for place, env in enumerate(envs)
             for number in range(settings.group_size)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toolenv.agents.dialects import ToolenvDialect
+from toolenv.agents.equivalence import Guide
 from toolenv.agents.mentor import CORRECTED, REJECTED, MentoredPolicy, key_steps
 from toolenv.agents.policies import make_policy
 from toolenv.agents.policy import Decision
@@ -12,6 +13,7 @@ from toolenv.agents.random_valid import RandomValidPolicy
 from toolenv.agents.replay import Replayer
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.tools.errors import SandboxLost
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,13 @@ class Says:
         return [
             Decision(ToolenvDialect().parse(self.text), self.text, ToolenvDialect().spans(self.text)) for _ in episodes
         ]
+
+
+def test_a_fork_that_is_lost_leaves_the_student_alone(crm: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise SandboxLost("gone")
+
+    alone = list(rollout(crm, make_policy("oracle"), ATTEMPTS[:5]))
+    monkeypatch.setattr(Guide, "judge", lost)
+    mentored = list(rollout(crm, make_policy("mentored:oracle"), ATTEMPTS[:5]))
+    assert [t.steps for t in mentored] == [t.steps for t in alone], "nothing is labelled, nothing replaced"
