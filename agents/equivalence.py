@@ -40,6 +40,7 @@ from toolenv.tools.calls import WRITE, Json, ToolCall
 from toolenv.tools.declaration import Tool
 from toolenv.tools.errors import SandboxLost
 from toolenv.tools.toolbox import Toolbox
+from toolenv.tools.user import ASK_USER
 from toolenv.tools.world import RowChange
 
 
@@ -281,7 +282,8 @@ class Guide:
             for walk, index, option, arguments in Guide(here, self._toolbox)._due():
                 if self._toolbox[option.name].spec.effect == WRITE:
                     continue
-                session = fork.session.fork()
+                # Asked again, a user may say more: what is due is what they would have said.
+                session = (env if option.name == ASK_USER else fork).session.fork()
                 result = session.call(option.name, arguments)
                 session.close()
                 if result.ok and _brings(brought, result.content, completion, shown):

@@ -19,7 +19,8 @@ from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.actions import Call
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.tools.calls import Json, json_text
-from toolenv.tools.sandbox.embedded import EmbeddedSandbox, EmbeddedSession
+from toolenv.tools.sandbox.contract import ToolSession
+from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 
 
 def _truth_hallucinated(trajectory: Trajectory, sampler: Sampler) -> bool:
@@ -174,26 +175,26 @@ def _gold_digests(sampler: Sampler, task_id: str) -> Iterator[str]:
 
 def _digest_after(task: Task, route: int, choice: Sequence[int]) -> str:
     """Carry out a plan in a fresh world; at step `i` the call `choice[i]`."""
-    world, run = task.world.open(), task.compiled.plans[route].guided(task.variables)
+    session, run = task.open(_sandbox()), task.compiled.plans[route].guided(task.variables)
     try:
         while options := run.options():
             option = choice[run.position]
             call = options[option]
-            run.feed(task.scenario.toolbox.dispatch(world, call.name, call.arguments).content, option)
-        return world.digest()
+            run.feed(session.call(call.name, call.arguments).content, option)
+        return session.digest()
     finally:
-        world.close()
+        session.close()
 
 
 def _changes_as_planned(task: Task, trajectory: Trajectory) -> bool:
     """Whether the calls change what a plan of the task changes; further new files are the agent's own."""
-    session = _sandbox().open(task.world, task.scenario.toolbox)
+    session = task.open(_sandbox())
     for step in trajectory.steps:
         if isinstance(call := step.parsed, Call):
             session.call(call.name, call.arguments)
     made, new_files = _changes(session)
     for plan in task.compiled.plans:
-        session, run = _sandbox().open(task.world, task.scenario.toolbox), plan.guided(task.variables)
+        session, run = task.open(_sandbox()), plan.guided(task.variables)
         while options := run.options():
             run.feed(session.call(options[0].name, options[0].arguments).content)
         wanted, wanted_files = _changes(session)
@@ -202,7 +203,7 @@ def _changes_as_planned(task: Task, trajectory: Trajectory) -> bool:
     return False
 
 
-def _changes(session: EmbeddedSession) -> tuple[set[str], set[str]]:
+def _changes(session: ToolSession) -> tuple[set[str], set[str]]:
     """What has changed apart from the cells that were run, and which files are new; ends the session."""
     changes, new_files = set[str](), set[str]()
     for row in session.diff():

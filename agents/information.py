@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from toolenv.tools.calls import Json
+from toolenv.tools.user import REPLY
 
 _NAMELESS = frozenset({"", "rows", "values", "value", "output", "result", "text"})
 """Under what results of queries and programs stand, whatever they are of."""
@@ -34,6 +35,8 @@ class Leaf:
         What is no mere word is the same wherever it stands, such as ORD-00042 or 12.50. A word is about something: an
         invoice that is "paid" says nothing about its order.
         """
+        if self.field == REPLY and other.field == REPLY:
+            return other.value in self.value  # who is asked for more at once tells more
         if self.value != other.value:
             return False
         if not self.value.replace("_", "").isalpha() or self.field in _NAMELESS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +19,13 @@ from toolenv.scenarios.goals import Grade
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.sampler import MAX_SEED, Sampler, Task
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED, SEEDS_PER_CYCLE, Split
+from toolenv.scenarios.users import User, UserSession
 from toolenv.tools.calls import WRITE, ToolResult, json_text
 from toolenv.tools.errors import RuleViolation, SandboxLost, ScenarioError
 from toolenv.tools.sandbox.contract import Sandbox, ToolSession
 from toolenv.tools.sandbox.lease import Lease
 from toolenv.tools.sandbox.registry import make_sandbox
+from toolenv.tools.user import ASK_USER
 from toolenv.tools.world import WorldSnapshot
 
 _SEEDS = {
@@ -44,6 +46,7 @@ class _Episode:
     results: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     writes: int = 0
+    questions: tuple[str, ...] = ()
     ended: bool = False
 
     def copy(self) -> _Episode:
@@ -103,6 +106,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         split: where seeds are drawn from when `reset` gets none. A seed that is given decides its own split.
         max_steps: instead of the scenario's limit; at least 1.
         reward: function of a step's event.
+        user: of a task, who is asked by `ask_user`; its scripted user if left out. Any other need not follow from the
+            seed.
         sandbox: where tools run. One that is named belongs to the environment and its forks: it is closed when the
             last of them is. One that is given is the caller's to close.
         render_mode: "ansi" or None.
@@ -133,6 +138,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         split: str = "train",
         max_steps: int | None = None,
         reward: Reward | None = None,
+        user: Callable[[Task], User] | None = None,
         sandbox: str | Sandbox = "embedded",
         render_mode: str | None = None,
     ) -> None:
@@ -144,6 +150,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1; got {max_steps}")
         self.reward: Reward = OutcomeReward() if reward is None else reward
+        self._make_user = user or _scripted_user
+        self._user: User | None = None
         self.sandbox = make_sandbox(sandbox) if isinstance(sandbox, str) else sandbox
         self._lease = Lease(self.sandbox) if isinstance(sandbox, str) else None
         if self._lease is not None:
@@ -181,6 +189,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             self._lease.join(self)
         self._session = self.sandbox.open(task.world, self.toolbox)
         self._episode = _Episode(task, observed_instruction(task))
+        self._user = self._make_user(task)
         turn = Turn.first(task, self._episode.instruction)
         self._episode.messages.extend(turn.info["messages"])
         turn.info["tools"] = self._tools
@@ -234,10 +243,16 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
 
     @property
     def session(self) -> ToolSession:
-        """The world behind the episode, for graders and teachers. An agent must not get at it."""
-        self._begun()
+        """The world behind the episode, for graders and teachers. An agent must not get at it.
+
+        Its `ask_user` is answered as that of the episode would be, and adds nothing to the episode.
+        """
+        episode = self._begun()
         assert self._session is not None
-        return self._session
+        if ASK_USER not in self.toolbox:
+            return self._session
+        assert self._user is not None
+        return UserSession(self._session, self.toolbox, self._user, episode.questions)
 
     def fork(self) -> ToolEnv:
         """An independent environment in the same state of the same episode.
@@ -249,7 +264,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             SandboxLost: the world could not be copied. This environment is as it was.
         """
         episode = self._begun()
-        session = self.session.fork()
+        assert self._session is not None
+        session = self._session.fork()
         other = ToolEnv.__new__(ToolEnv)
         other.__dict__.update(self.__dict__)
         if self._np_random is not None:
@@ -290,6 +306,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             self._session = self.sandbox.open(snapshot.world.image, self.toolbox)
         self._session.restore(snapshot.world)
         self._episode = snapshot._episode.copy()
+        self._user = self._make_user(self._episode.task)
 
     def grade(self, answer: str | None = None) -> Grade:
         """How the episode would be graded if it ended now with this answer."""
@@ -300,6 +317,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             results=episode.results,
             violations=episode.violations,
             writes=episode.writes,
+            questions=episode.questions,
         )
 
     # -- inside --------------------------------------------------------------------------------------
@@ -353,7 +371,10 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             result = ToolResult.failure(action.error)
             turn = Turn.unreadable(episode.instruction, episode.step, action, result)
         else:
-            result = self.session.call(action.name, action.arguments)
+            session = self.session
+            result = session.call(action.name, action.arguments)
+            if isinstance(session, UserSession):
+                episode.questions = session.questions
             turn = Turn.called(episode.instruction, episode.step, action, result)
             if result.ok:
                 episode.results.append(result.text)
@@ -365,6 +386,10 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         turn.truncated = True
         grade = self.grade()
         return turn.graded(grade), StepEvent(result, grade)
+
+
+def _scripted_user(task: Task) -> User:
+    return task.user
 
 
 def _whole_seed(seed: object) -> int:

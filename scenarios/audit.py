@@ -20,15 +20,17 @@ must fail, at every seed
                   and with a write and its undoing, which leave the gold plan's state
     dump          the gold plan with, before its answer, the answers of other seeds of the family or, where something
                   is to be refused, of the other families that refuse; once as they are, once without identifiers
+    unasked       the gold plan with the user's replies known beforehand, so that none of its questions is asked
     negated       the gold plan with "I could not do that: " before its answer, or "I have done it. " before a refusal
 
 must succeed at no more than RANDOM_LIMIT of the seeds
     random_valid  schema-valid calls with identifiers that exist, then another seed's right answer
 
 Where the plan calls nothing, the right answer alone is the solution: guess then does not apply, and parrot and
-random_valid answer "All right." only. Where it writes nothing, read_only does not apply; dump does not where the other
-answers say the same, nor negated where the answer is to ask for something. The report says so. What the audit does not
-prove: that instructions read well, or that there is no solution besides plan and routes.
+random_valid answer "All right." only. Where it writes nothing, read_only does not apply; unasked does not where it
+asks nothing; dump does not where the other answers say the same, nor negated where the answer is to ask for something.
+The report says so. What the audit does not prove: that instructions read well, or that there is no solution besides
+plan and routes.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ from toolenv.tools.sampling import sample_arguments
 from toolenv.tools.sandbox.contract import Sandbox, ToolSession
 from toolenv.tools.sandbox.registry import make_sandbox
 from toolenv.tools.toolbox import Toolbox
+from toolenv.tools.user import ASK_USER
 from toolenv.tools.world import WorldImage, quoted
 
 RANDOM_LIMIT = 0.5
@@ -221,6 +224,8 @@ class _FamilyAudit:
             self._expect_failure(task, "superfluous", damaged)
         if (undone := self._with_undone_write(task, gold, rng)) is not None:
             self._expect_failure(task, "superfluous", undone)
+        if any(call.name == ASK_USER for call in gold.calls):
+            self._expect_failure(task, "unasked", _unasked(gold))
         answer = other_answer if gold.calls and other_answer is not None else _GENERIC_ANSWER
         wild = self._random_valid(task, rng, rng.randint(1, len(gold.calls) + 2), answer)
         self._count(task, "random_valid", _grade(task, wild).success, None)
@@ -331,7 +336,7 @@ class _FamilyAudit:
         raise ScenarioError([f"families.{self.name}: the plan takes more than {self.scenario.file.max_steps} steps"])
 
     def _open(self, task: Task) -> ToolSession:
-        return self._sandbox.open(task.world, self.toolbox)
+        return task.open(self._sandbox)
 
     def _rested(self, world: ToolSession) -> ToolSession:
         """A world in the same state, whose interpreter is not running: of a fork it starts with the next cell."""
@@ -381,6 +386,7 @@ class _FamilyAudit:
             "guess": "the plan calls nothing: the right answer is the solution",
             "read_only": "the plan writes nothing",
             "superfluous": "no write of the toolbox succeeded",
+            "unasked": "the plan asks the user nothing",
             "dump": "the other answers say the same",
             "negated": "the answer asks for something, and may say what can not be done without it",
         }
@@ -390,6 +396,12 @@ class _FamilyAudit:
             self._breach(golds[0][0].seed, "random_valid", [f"solved at {lucky.rate:.0%} of the seeds"])
 
 
+def _unasked(episode: _Episode) -> _Episode:
+    kept = [i for i, call in enumerate(episode.calls) if call.name != ASK_USER]
+    calls, results = [episode.calls[i] for i in kept], [episode.results[i] for i in kept]
+    return replace(episode, calls=calls, results=results)
+
+
 def _grade(task: Task, episode: _Episode) -> Grade:
     return task.grade(
         answer=episode.answer,
@@ -397,6 +409,11 @@ def _grade(task: Task, episode: _Episode) -> Grade:
         results=episode.texts,
         violations=[result.text for result in episode.results if result.error == RuleViolation.type],
         writes=sum(result.ok and result.effect == WRITE for result in episode.results),
+        questions=[
+            call.arguments["question"]
+            for call, result in zip(episode.calls, episode.results, strict=True)
+            if call.name == ASK_USER and result.ok
+        ],
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import orjson
 
 MUST_SUCCEED = ("gold", "alternative", "wording", "route", "commuting", "grounded")
-MUST_FAIL = ("idle", "guess", "parrot", "read_only", "superfluous", "dump", "negated")
+MUST_FAIL = ("idle", "guess", "parrot", "read_only", "superfluous", "unasked", "dump", "negated")
 MAY_FAIL = ("random_valid",)
 POLICIES = (*MUST_SUCCEED, *MUST_FAIL, *MAY_FAIL)
 

@@ -13,8 +13,9 @@ import apsw
 from faker.config import AVAILABLE_LOCALES
 
 from toolenv.scenarios import templates
-from toolenv.scenarios.schema import Alternative, Change, Family, ScenarioFile, Step, Variable, Worlds
+from toolenv.scenarios.schema import Alternative, Change, Family, ScenarioFile, Step, UserScript, Variable, Worlds
 from toolenv.tools.toolbox import Toolbox
+from toolenv.tools.user import ASK_USER
 from toolenv.tools.world import World, WorldImage, quoted
 
 Place = tuple[str | int, ...]
@@ -57,9 +58,13 @@ def _family_problems(family: Family, toolbox: Toolbox, tables: World, place: Pla
         known[name] = _columns_of(variable, tables)
         yield from _template_problems(variable.require, known, (*here, "require"))
     yield from _template_problems(family.phrasings, known, (*place, "phrasings"))
+    yield from _user_problems(family.user, toolbox, known, (*place, "user"))
     yield from _plan_problems(family.plan, toolbox, known, (*place, "plan"))
     for i, route in enumerate(family.routes):
         yield from _plan_problems(route, toolbox, known, (*place, "routes", i))
+    for i, fact in enumerate(family.goal.asked):
+        if fact not in family.user.knows:
+            yield (*place, "goal", "asked", i), f"the user knows nothing named {fact}"
     goal = family.goal.model_dump(by_alias=True, exclude_none=True)
     yield from _template_problems(goal, known, (*place, "goal"))
     for i, change in enumerate(family.goal.changes):
@@ -123,6 +128,18 @@ def _change_problems(change: Change, tables: World, place: Place) -> Problems:
         for column in given:
             if column not in columns:
                 yield (*place, part, column), f"{change.table} has no column {column}; it has {', '.join(columns)}"
+
+
+# -- the user ------------------------------------------------------------------------------------------
+
+
+def _user_problems(user: UserScript, toolbox: Toolbox, known: Known, place: Place) -> Problems:
+    if user.knows and ASK_USER not in toolbox:
+        yield place, "nobody can ask the user: the toolbox has no tools of user"
+    for name, fact in user.knows.items():
+        yield from _template_problems(fact.say, known, (*place, "knows", name, "say"))
+        yield from _template_problems(fact.vaguely, known, (*place, "knows", name, "vaguely"))
+    yield from _template_problems(user.otherwise, known, (*place, "otherwise"))
 
 
 # -- plans: tools and arguments ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ The answer is matched as text under closed rules. Case does not matter, `_` is a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,8 +36,8 @@ MAX_ANSWER_LENGTH = 2_000
 ANY = "*"
 ANY_OF = "any_of"
 
-_PROSE = ('{"output":', '{"text":')
-"""How the results of `run_python` and `read_file` begin."""
+_PROSE = ('{"output":', '{"text":', '{"reply":')
+"""How the results of `run_python`, `read_file` and `ask_user` begin."""
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?![\w]|\.\d)")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -100,7 +100,7 @@ class Grade:
 
     Attributes:
         success: every part of the goal holds.
-        answer, state, seen: what was said, the final world, what was looked up.
+        answer, state, seen: what was said, the final world, what was looked up or asked.
         writes: no more calls wrote than the task takes; the final world may be right all the same.
         failures: one sentence a breach, for people.
     """
@@ -166,6 +166,7 @@ class CompiledGoal:
         self._refuses, self._asks = "refuses" in kinds, "asks" in kinds
         self._identifier = re.compile("|".join(kind.pattern for kind in identifiers) or r"(?!)")
         self._today, self._plan_writes = today, plan_writes
+        self._asked = goal.asked
 
     def grade(
         self,
@@ -177,6 +178,7 @@ class CompiledGoal:
         results: Sequence[str],
         violations: Sequence[str] = (),
         writes: int = 0,
+        told: Collection[str] = (),
     ) -> Grade:
         """Grade an ended episode.
 
@@ -188,6 +190,7 @@ class CompiledGoal:
             violations: the texts of errors by which a tool refused a call under its rules. Where the goal is to
                 refuse, they are as good a look-up as a result.
             writes: how many calls of writing tools succeeded.
+            told: names of the facts that the user has told.
         """
         facts = [entry(variables) for entry in self._seen]
         named = f"{instruction} {facts} {[(row.key, row.after) for row in diff]}"
@@ -202,6 +205,7 @@ class CompiledGoal:
         if writes and writes > (most := self._most_writes(variables, len(changes))):
             write_failures.append(f"superfluous write: {writes} writing calls, where {most} are enough")
         seen_failures = list(_seen_failures(facts, results, violations if self._refuses else ()))
+        seen_failures += [f"the user was not asked: {name}" for name in self._asked if name not in told]
         return Grade(
             answer=not answer_failures,
             state=not state_failures,

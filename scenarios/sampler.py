@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from random import Random
 from typing import Any
 
@@ -22,8 +22,10 @@ from toolenv.scenarios.loading import Scenario, parse_scenario
 from toolenv.scenarios.plan import CompiledPlan, CompiledStep, PlanRun
 from toolenv.scenarios.schema import Family, Step, Variable
 from toolenv.scenarios.splits import Split, WeightedChoice, mix, salt, split_of
+from toolenv.scenarios.users import CompiledUser, ScriptedUser, UserSession
 from toolenv.scenarios.worlds import WorldSource
 from toolenv.tools.errors import ScenarioError
+from toolenv.tools.sandbox.contract import Sandbox
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.world import RowChange, WorldImage, quoted
 
@@ -68,6 +70,11 @@ class Task:
     def split(self) -> Split:
         return split_of(self.seed)
 
+    @cached_property
+    def user(self) -> ScriptedUser:
+        """Who made the request; asked by the tool `ask_user`."""
+        return self.compiled.user.of(self.variables, mix(self.seed, self.compiled.salt, salt("user")))
+
     @property
     def content(self) -> tuple[str, str, str]:
         """What makes two tasks the same: family, world and request."""
@@ -76,6 +83,11 @@ class Task:
     def __reduce__(self) -> tuple[Any, ...]:
         # A task follows from these, and its compiled templates can not be pickled.
         return _task_of, (self.scenario.source, self.scenario.where, self.family_name, self.seed)
+
+    def open(self, sandbox: Sandbox) -> UserSession:
+        """A session in the task's world, beside its user."""
+        toolbox = self.scenario.toolbox
+        return UserSession(sandbox.open(self.world, toolbox), toolbox, self.user)
 
     def start_plan(self, rng: Random | None = None, route: int = 0, *, prefer_first_call: bool = False) -> PlanRun:
         """Begin the gold plan (route 0) or one of the other routes."""
@@ -89,8 +101,9 @@ class Task:
         results: Sequence[str],
         violations: Sequence[str],
         writes: int,
+        questions: Sequence[str] = (),
     ) -> Grade:
-        """Grade an ended episode: see `CompiledGoal.grade`."""
+        """Grade an ended episode: see `CompiledGoal.grade`. `questions` are those that the user was asked."""
         return self.compiled.goal.grade(
             self.variables,
             self.instruction,
@@ -99,6 +112,7 @@ class Task:
             results=results,
             violations=violations,
             writes=writes,
+            told=self.user.told(questions) if questions else (),
         )
 
 
@@ -114,6 +128,7 @@ class CompiledFamily:
         ]
         self.phrasings = [templates.compile_template(text) for text in family.phrasings]
         place = f"{scenario.name}: families.{name}"
+        self.user = CompiledUser(family.user, f"{place}.user")
         self.plans = [_plan(family.plan, f"{place}.plan")]
         self.plans += [_plan(steps, f"{place}.routes[{i}]") for i, steps in enumerate(family.routes)]
         self.goal = CompiledGoal(

@@ -25,6 +25,7 @@ Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=60)]
 TableName = Annotated[str, Field(min_length=1, max_length=100)]
 Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 Texts = Annotated[list[Text], Field(min_length=1)]
+ToolFamily = Literal["crm", "database", "interpreter", "exchange", "user"]
 
 MAX_CUSTOMERS = 20_000
 MAX_PRODUCTS = 700
@@ -283,10 +284,31 @@ class Goal(Model):
         description="Facts that must have been looked up: each a value, or values that stood in one result together;"
         " {any_of: [...]} of facts or of values is one of them. To refuse, a tool's own refusal is a look-up as well.",
     )
+    asked: list[Name] = Field(
+        default_factory=list, description="Facts of the user that they must have told, exactly if they are vague first."
+    )
     writes: int | Text | None = Field(
         None,
         description="How many writing calls are enough; more fail as superfluous. If left out, as many as the longest"
         " plan has steps that write (those that do not apply apart), and no more than there are changes.",
+    )
+
+
+class UserFact(Model):
+    """Something that the user knows."""
+
+    about: list[Text] = Field(min_length=1, description="A question with one of these words or phrases is about it.")
+    say: Texts | Text = Field(description="What the user says then, one wording or several; a change of mind too.")
+    vaguely: Texts | Text | None = Field(None, description="Said instead when it is asked for the first time.")
+
+
+class UserScript(Model):
+    """The user behind a request, who replies when the agent calls ask_user."""
+
+    knows: dict[Name, UserFact] = Field(default_factory=dict, description="Facts; a reply tells them in this order.")
+    otherwise: Texts | Text = Field(
+        default_factory=lambda: ["That is all I can tell you.", "I do not know more than that, sorry."],
+        description="The reply to a question about none of the facts.",
     )
 
 
@@ -300,6 +322,10 @@ class Family(Model):
     tags: list[Name] = Field(default_factory=list, description="Such as routing, refusal, missing_information.")
     variables: dict[Name, Variable] = Field(default_factory=dict, description="Drawn in this order.")
     phrasings: Texts = Field(description="The request, in several wordings: templates over the variables.")
+    user: UserScript = Field(
+        default_factory=lambda: UserScript.model_validate({}),
+        description="Who is asked by ask_user; knows nothing more if left out.",
+    )
     plan: Annotated[list[Step], Field(min_length=1)] = Field(description="The preferred way to solve it.")
     routes: list[Annotated[list[Step], Field(min_length=1)]] = Field(
         default_factory=list, description="Other plans that are as acceptable."
@@ -321,9 +347,7 @@ class ScenarioFile(Model):
     schema_version: Literal[1] = Field(description="The version of this format.")
     name: Name = Field(description="Also the first part of every task id.")
     title: Text = Field(description="For people.")
-    toolbox: Annotated[list[Literal["crm", "database", "interpreter", "exchange"]], Field(min_length=1)] = Field(
-        description="Families of tools."
-    )
+    toolbox: Annotated[list[ToolFamily], Field(min_length=1)] = Field(description="Families of tools.")
     without: list[Name] = Field(
         default_factory=list, description="Tools of those families that agents do not get, such as those that write."
     )

@@ -139,7 +139,7 @@ class Toolbox:
         return UnknownTool(f"there is no tool named {shown}{hint}", field="name")
 
 
-_FAMILIES = ("crm", "database", "interpreter", "exchange")
+_FAMILIES = ("crm", "database", "interpreter", "exchange", "user")
 
 
 def _family(family: str) -> ModuleType:

@@ -11,11 +11,12 @@ from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.plan import PlannedStep
 from toolenv.scenarios.sampler import Sampler, Task
 from toolenv.scenarios.schema import Family
+from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 
 SCENARIO = "crm"
 TAGS = {
     *("routing", "no_tool", "refusal", "missing_information", "wrong_id", "near_synonym", "pagination"),
-    *("multi_step", "decision"),
+    *("multi_step", "multi_turn", "change_of_mind", "decision"),
 }
 
 
@@ -25,11 +26,11 @@ def tools_of(family: Family) -> set[str]:
 
 def steps_of(task: Task, rng: Random | None = None) -> list[PlannedStep]:
     """The gold plan, carried out."""
-    world, run, steps = task.world.open(), task.start_plan(rng), list[PlannedStep]()
+    session, run, steps = task.open(EmbeddedSandbox()), task.start_plan(rng), list[PlannedStep]()
     while (step := run.next()) is not None:
         steps.append(step)
         if step.call is not None:
-            run.feed(task.scenario.toolbox.dispatch(world, step.call.name, step.call.arguments).content)
+            run.feed(session.call(step.call.name, step.call.arguments).content)
     return steps
 
 

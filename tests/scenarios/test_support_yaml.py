@@ -30,7 +30,7 @@ def calls_of(family: Family) -> set[str]:
 
 def test_one_toolbox_holds_all_kinds_of_tools(scenario: Scenario) -> None:
     assert len(scenario.toolbox) >= 35
-    assert {spec.family for spec in scenario.toolbox.specs} == {"crm", "database", "interpreter", "exchange"}
+    assert {spec.family for spec in scenario.toolbox.specs} == {"crm", "database", "interpreter", "exchange", "user"}
     writing = {tool.spec.family for tool in scenario.toolbox if tool.writes}
     assert writing == {"crm"}, "the rules of the CRM hold whatever is called"
 
@@ -39,7 +39,7 @@ def test_most_families_need_tools_of_several_kinds(scenario: Scenario) -> None:
     several = [name for name, family in scenario.families.items() if len(kinds_of(scenario, family.plan)) >= 2]
     assert len(several) >= 15
     together = set().union(*(kinds_of(scenario, scenario.families[name].plan) for name in several))
-    assert together == {"crm", "database", "interpreter", "exchange"}
+    assert together == {"crm", "database", "interpreter", "exchange", "user"}
 
 
 def test_the_hardest_need_an_export_code_and_the_crm(scenario: Scenario) -> None:
