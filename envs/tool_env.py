@@ -371,7 +371,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             result = ToolResult.failure(action.error)
             turn = Turn.unreadable(episode.instruction, episode.step, action, result)
         else:
-            session = self.session
+            session = self.session if action.name == ASK_USER else self._session
+            assert session is not None
             result = session.call(action.name, action.arguments)
             if isinstance(session, UserSession):
                 episode.questions = session.questions
