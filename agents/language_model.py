@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from toolenv.agents.decoding import decode
 from toolenv.agents.decoding_batch import Past
 from toolenv.agents.dialects import HermesDialect, ToolenvDialect
+from toolenv.agents.grounded import Constraint, GroundedGrammar
 from toolenv.agents.policy import Decision, Episode
 from toolenv.envs.actions import Action, Malformed
 from toolenv.envs.turn import Message
@@ -99,6 +100,20 @@ class Prompter:
         shown = [self._system(message) if message["role"] == "system" else message for message in messages]
         kept = [message for message in shown if message["role"] != "system" or message["content"]]
         return kept if self._aliases is None else [_hide(self._aliases, message) for message in kept]
+
+    def shown(self, messages: Sequence[Message]) -> dict[str, list[str]]:
+        """Entity -> the identifiers that the conversation has shown, as the student writes them.
+
+        Args:
+            messages: the whole conversation, which `context` has seen.
+        """
+        if self._aliases is not None:
+            return self._aliases.shown()
+        finder = Aliases(self._toolbox.shown_identifiers)
+        for message in messages:
+            if message["role"] != "assistant":
+                _hide(finder, message)
+        return finder.seen()
 
     def action(self, text: str) -> Action:
         """What the student's text stands for, with real identifiers."""
@@ -209,6 +224,7 @@ class LanguageModelPolicy:
         max_new_tokens: of one turn; a turn cut there can not be read.
         name: in records; else the folder's name, or "student".
         device: where torch computes, if `source` is a folder.
+        grounded: only valid calls with identifiers that were shown can be written; see `agents.grounded`.
 
     Raises:
         ModelError: the folder is no model of toolenv's, or the tokenizer has no end.
@@ -222,6 +238,7 @@ class LanguageModelPolicy:
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         name: str | None = None,
         device: str = "cpu",
+        grounded: bool = False,
     ) -> None:
         student = source if isinstance(source, Student) else Student.load(source, device=device)
         self.name = name or ("student" if isinstance(source, Student) else Path(source).name)
@@ -232,6 +249,10 @@ class LanguageModelPolicy:
         if max_new_tokens >= self.model.config.max_position_embeddings:
             raise ModelError(f"{source}: a turn of {max_new_tokens} tokens leaves no room for what comes before it")
         self._end = int(self.tokenizer.eos_token_id)
+        if grounded and self.style.dialect != ToolenvDialect.name:
+            raise ModelError(f"{source}: grounded decoding is for the dialect toolenv, not {self.style.dialect}")
+        self.grounded = grounded
+        self._grammars: dict[str, GroundedGrammar] = {}
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:
         contexts = [self.context(episode) for episode in episodes]
@@ -244,8 +265,16 @@ class LanguageModelPolicy:
             temperature=self.temperature,
             rngs=[episode.rng("sampling") for episode in episodes],
             pasts=[episode.memory["past"] for episode in episodes],
+            constraints=[self._constraint(episode) for episode in episodes] if self.grounded else None,
         )
         return [self._decide(episode, *out) for episode, out in zip(episodes, written, strict=True)]
+
+    def _constraint(self, episode: Episode) -> Constraint:
+        toolbox = episode.toolbox
+        if (grammar := self._grammars.get(toolbox.version)) is None:
+            grammar = GroundedGrammar(self.tokenizer, toolbox, self.model.config.vocab_size)
+            self._grammars[toolbox.version] = grammar
+        return grammar.constraint(episode.memory["prompter"].shown(episode.messages), self.max_new_tokens)
 
     def context(self, episode: Episode) -> list[int]:
         """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""

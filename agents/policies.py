@@ -12,11 +12,12 @@ from toolenv.agents.policy import Policy
 from toolenv.agents.random_valid import RandomValidPolicy
 
 KNOWN = (
-    "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, or "
-    "mentored: or mentored:REPAIRS: before any of these"
+    "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, "
+    "grounded: before such a path, or mentored: or mentored:REPAIRS: before any of these"
 )
 
 
+_GROUNDED = "grounded:"
 _MENTORED = re.compile(r"^mentored:(?:(\d+):)?")
 
 
@@ -25,8 +26,9 @@ def make_policy(spec: str) -> Policy:
 
     Args:
         spec: "oracle"; "random"; "faulty:0.2", which shares the rate among all kinds of fault;
-            "faulty:early_stop=0.1,wrong_tool=0.2"; the folder of a transformers model, for which torch is imported;
-            or "mentored:" and one of these, whose errors a mentor then corrects (`MentoredPolicy`).
+            "faulty:early_stop=0.1,wrong_tool=0.2"; the folder of a transformers model, for which torch is imported, or
+            "grounded:" and such a folder, whose calls are then valid by construction; or "mentored:" and one of these,
+            whose errors a mentor then corrects (`MentoredPolicy`).
 
     Raises:
         ValueError: it names none; the message lists what there is.
@@ -44,13 +46,14 @@ def make_policy(spec: str) -> Policy:
     if is_model(spec):
         from toolenv.agents.language_model import LanguageModelPolicy  # this room works without torch
 
-        return LanguageModelPolicy(spec)
+        folder = spec.removeprefix(_GROUNDED)
+        return LanguageModelPolicy(folder, grounded=folder != spec)
     raise ValueError(f"there is no policy {spec!r}; there is: {KNOWN}")
 
 
 def is_model(spec: str) -> bool:
     """Whether `spec` needs torch: it names the folder of a transformers model."""
-    return (Path(_MENTORED.sub("", spec)) / "config.json").is_file()
+    return (Path(_MENTORED.sub("", spec).removeprefix(_GROUNDED)) / "config.json").is_file()
 
 
 def _rates(text: str) -> float | dict[Fault, float]:

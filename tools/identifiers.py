@@ -82,6 +82,10 @@ class Aliases:
             found[entity] += values
         return found
 
+    def shown(self) -> dict[str, list[str]]:
+        """`seen`, as aliases."""
+        return {entity: [self._alias[value] for value in values] for entity, values in self.seen().items()}
+
     def _to_alias(self, match: re.Match[str]) -> str:
         value = match.group()
         if (known := self._alias.get(value)) is not None:

@@ -111,10 +111,11 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
         ('            among: [{any_of: [30 days, 30-day, thirty days]}, "50", 5 days, 9 to 17, before shipping]', ""),
     ),
     "nothing is asked of the answer": (
-        "missing_id",
+        "thanks",
         "random_valid",
-        ("answer: [{asks: [order id, order number, e-mail, email, e-mails, mail address]}]", "answer: []"),
+        ("answer: [{contains: {any_of: [welcome, pleasure, glad, happy]}}]", "answer: []"),
     ),
+    "the user need not be asked": ("ask_parcel", "unasked", ("asked: [customer]", "asked: []")),
     "a reason is not asked for": (
         "cancel_too_late",
         "dump",

@@ -109,7 +109,7 @@ def test_an_episode_is_truncated_and_masked_and_the_next_one_is_healthy(sandbox,
     env = gymnasium.make("ToolEnv-CodeInterpreter-v0", sandbox=sandbox)
     env.reset(seed=1)
     assert not env.step({"name": "run_python", "arguments": {"code": "x = 1"}})[3]
-    container = env.unwrapped.session._session.worker.name
+    container = env.unwrapped._session._session.worker.name
     neighbour = sandbox.open(IMAGE, TOOLBOX)
     assert neighbour._session.worker.name == container
     failed = []

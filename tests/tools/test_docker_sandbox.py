@@ -147,7 +147,7 @@ def test_a_lost_container_ends_the_episode_with_its_reward_masked():
     env = gymnasium.make("ToolEnv-CRM-v0", sandbox="docker")
     env.reset(seed=1)
     client = docker_image.connect()
-    client.api.kill(env.unwrapped.session._session.worker.name)
+    client.api.kill(env.unwrapped._session._session.worker.name)
     client.close()
     _, reward, terminated, truncated, info = env.step({"name": "search_orders", "arguments": {}})
     assert (reward, terminated, truncated) == (0.0, False, True)

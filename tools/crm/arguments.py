@@ -82,7 +82,7 @@ def _two_decimals(amount: float) -> float:
     return amount
 
 
-Money = Annotated[float, Field(gt=0, le=100_000), AfterValidator(_two_decimals)]
+Money = Annotated[float, Field(gt=0, le=100_000, json_schema_extra={"x-decimals": 2}), AfterValidator(_two_decimals)]
 Page = Annotated[int, Field(ge=1, le=1000)]
 Date = Annotated[str, Field(pattern="^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")]
 Phone = Annotated[str, Field(pattern=r"^\+?[0-9][0-9 -]{4,18}[0-9]$")]
