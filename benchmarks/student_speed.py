@@ -6,7 +6,7 @@ The bare loop is the floor: a batch of contexts continued by 32 tokens each with
 nothing around it. It is measured on the first turns of episodes, which are short and of like length, and on turns as
 they come up, of which the longest decides what all cost. `decode` does the same work with log-probabilities and kept
 states. Then `n` episodes of `crm` run to their end, environment included, with what was computed kept between turns,
-and without. All run in turn on one thread; figures are medians over repeats in CPU seconds, since cores are often
+without, and with grounded decoding, whose texts may differ. All run in turn on one thread; figures are medians over repeats in CPU seconds, since cores are often
 shared.
 
 MODEL is a student's folder, the base model if left out. A trained one is worth naming: one that does not end its turns
@@ -98,6 +98,7 @@ def rolled_out(policy: LanguageModelPolicy, scenario: Scenario, n: int, batch: i
 def measure(model: str, n: int, batch: int, repeats: int) -> dict[str, float]:
     """Medians of tokens a CPU second."""
     scenario, policy, forgetful = load_scenario("crm"), LanguageModelPolicy(model), Forgetful(model)
+    grounded = LanguageModelPolicy(model, grounded=True)
     contexts = contexts_of_turns(policy, scenario, batch)
     timed: dict[str, Callable[[], int]] = {}
     for turns, given in contexts.items():
@@ -105,6 +106,7 @@ def measure(model: str, n: int, batch: int, repeats: int) -> dict[str, float]:
         timed[f"decode, {turns}"] = partial(decoded, policy, given)
     timed["episodes"] = partial(rolled_out, policy, scenario, n, batch)
     timed["episodes, nothing kept"] = partial(rolled_out, forgetful, scenario, n, batch)
+    timed["episodes, grounded"] = partial(rolled_out, grounded, scenario, n, batch)
     rates: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
         for name, work in timed.items():

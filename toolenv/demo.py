@@ -27,7 +27,7 @@ from toolenv.training.evaluate import Evaluation, evaluate, render_evaluation, r
 class Size:
     """How much work a demo does: tasks to collect, tokens to train on, tasks to evaluate on.
 
-    The base model is evaluated on a quarter of the tasks: it solves none and takes longest, since it does not stop.
+    The base model is evaluated on a tenth of the tasks: it solves none and takes longest, since it does not stop.
     """
 
     tasks: int
@@ -68,11 +68,16 @@ def run(output: Path, *, size: Size = FULL, seed: int = 0, console: Console) -> 
         f"  {summary['parameters']:,} parameters, {summary['tokens']:,} tokens at "
         f"{summary['tokens_per_second']:,} a second, loss {summary['first_loss']:.2f} to {summary['last_loss']:.3f}"
     )
-    policies = {"base": str(base_model_path("tiny")), "student": str(student), "oracle": "oracle"}
+    policies = {
+        "base": str(base_model_path("tiny")),
+        "student": str(student),
+        "grounded": f"grounded:{student}",
+        "oracle": "oracle",
+    }
     evaluations = {}
     for name, policy in policies.items():
         with _stage(console, f"evaluating {name}"):
-            n = max(1, size.evaluated // 4) if name == "base" else size.evaluated
+            n = max(1, size.evaluated // 10) if name == "base" else size.evaluated
             evaluations[name] = _evaluate(scenario, policy, name, output, n)
     console.print()
     render_evaluation(evaluations["student"], console)
