@@ -14,7 +14,7 @@ def test_the_demo_runs_and_goes_on_from_what_is_there(tmp_path: Path) -> None:
     console = Console(record=True, width=120)
     size = Size(tasks=80, tokens=4_000, evaluated=4)
     first = run(tmp_path, size=size, seed=10_500, console=console)
-    assert set(first) == {"base", "student", "oracle"}
+    assert set(first) == {"base", "student", "grounded", "oracle"}
     assert {trajectory.split for trajectory in read_trajectories(tmp_path / "dataset")} == {"train"}
     assert first["oracle"].overall.success.value == 1.0
     assert set(first["student"].by_exposure) == {"train", "unseen"}
