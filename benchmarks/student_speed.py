@@ -6,8 +6,8 @@ The bare loop is the floor: a batch of contexts continued by 32 tokens each with
 nothing around it. It is measured on the first turns of episodes, which are short and of like length, and on turns as
 they come up, of which the longest decides what all cost. `decode` does the same work with log-probabilities and kept
 states. Then `n` episodes of `crm` run to their end, environment included, with what was computed kept between turns,
-without, and with grounded decoding, whose texts may differ. All run in turn on one thread; figures are medians over repeats in CPU seconds, since cores are often
-shared.
+without, and with grounded decoding, whose texts may differ. All run in turn on one thread; figures are medians over
+repeats in CPU seconds, since cores are often shared.
 
 MODEL is a student's folder, the base model if left out. A trained one is worth naming: one that does not end its turns
 writes on to their limit, and a single row that goes on costs nearly as much as several.

@@ -150,8 +150,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1; got {max_steps}")
         self.reward: Reward = OutcomeReward() if reward is None else reward
-        self._make_user = user or _scripted_user
-        self._user: User | None = None
+        self._make_user = user
+        self._user: User | None = None  # in the place of the task's own
         self.sandbox = make_sandbox(sandbox) if isinstance(sandbox, str) else sandbox
         self._lease = Lease(self.sandbox) if isinstance(sandbox, str) else None
         if self._lease is not None:
@@ -189,7 +189,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             self._lease.join(self)
         self._session = self.sandbox.open(task.world, self.toolbox)
         self._episode = _Episode(task, observed_instruction(task))
-        self._user = self._make_user(task)
+        self._user = None if self._make_user is None else self._make_user(task)
         turn = Turn.first(task, self._episode.instruction)
         self._episode.messages.extend(turn.info["messages"])
         turn.info["tools"] = self._tools
@@ -251,8 +251,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         assert self._session is not None
         if ASK_USER not in self.toolbox:
             return self._session
-        assert self._user is not None
-        return UserSession(self._session, self.toolbox, self._user, episode.questions)
+        return UserSession(self._session, self.toolbox, self._user or episode.task.user, episode.questions)
 
     def fork(self) -> ToolEnv:
         """An independent environment in the same state of the same episode.
@@ -306,7 +305,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             self._session = self.sandbox.open(snapshot.world.image, self.toolbox)
         self._session.restore(snapshot.world)
         self._episode = snapshot._episode.copy()
-        self._user = self._make_user(self._episode.task)
+        self._user = None if self._make_user is None else self._make_user(self._episode.task)
 
     def grade(self, answer: str | None = None) -> Grade:
         """How the episode would be graded if it ended now with this answer."""
@@ -387,10 +386,6 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         turn.truncated = True
         grade = self.grade()
         return turn.graded(grade), StepEvent(result, grade)
-
-
-def _scripted_user(task: Task) -> User:
-    return task.user
 
 
 def _whole_seed(seed: object) -> int:
