@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, Protocol
 
 from toolenv.agents.dialects import Span
+from toolenv.agents.usage import Usage
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.envs.turn import Message
 from toolenv.scenarios.sampler import Task
@@ -65,6 +66,7 @@ class Decision:
         token_ids: the sampled tokens of `text`, with their log-probabilities in nats.
         spans: REASON and ACT in `text`; needed with it.
         labels: ground truth about the decision, such as an injected fault; kept in the record.
+        usage: what the decision cost, if an endpoint was asked.
     """
 
     action: Any
@@ -73,10 +75,15 @@ class Decision:
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     labels: dict[str, Json] = field(default_factory=dict)
+    usage: Usage | None = None
 
 
 class Policy(Protocol):
-    """Decides for a batch of episodes."""
+    """Decides for a batch of episodes.
+
+    One that asks an endpoint may raise `PolicyStopped`. If it reads all that it knows of an episode from its messages,
+    it says so by `resumable = True`, and an episode that was cut short goes on from its record.
+    """
 
     name: str
 
