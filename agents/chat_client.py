@@ -19,8 +19,9 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -213,7 +214,7 @@ class ChatClient:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._openai: AsyncOpenAI | None = None
-        self._end = weakref.finalize(self, lambda: None)
+        self._end: Callable[[], object] | None = None
 
     def ask(self, requests: Sequence[Request]) -> list[Reply | PolicyStopped]:
         """A reply to each request, in the same order; in the place of one that got none stands why.
@@ -229,7 +230,8 @@ class ChatClient:
     def close(self) -> None:
         """Close connections and thread, for good. A client that is dropped is closed, too."""
         self._closed = True
-        self._end()
+        if self._end is not None:
+            self._end()
 
     async def _ask(self, requests: Sequence[Request]) -> list[Reply | PolicyStopped]:
         return await asyncio.gather(*map(self._ask_one, requests))
@@ -346,7 +348,7 @@ class ChatClient:
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name="toolenv-chat", daemon=True)
         thread.start()
-        self._end = weakref.finalize(self, _close, self._loop, thread, self._openai)
+        self._end = weakref.finalize(self, partial(_close, self._loop, thread, self._openai))
 
 
 class UnreadableReply(Exception):
@@ -361,6 +363,9 @@ def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: As
         await asyncio.gather(*others, return_exceptions=True)
         await client.close()
 
+    if threading.current_thread() is thread:  # the garbage collector may run anywhere
+        loop.create_task(end()).add_done_callback(lambda _: loop.stop())
+        return
     asyncio.run_coroutine_threadsafe(end(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()

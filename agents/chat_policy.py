@@ -160,18 +160,15 @@ def _of_hermes(reply: Reply) -> Decision:
         decision = _of_text(reply, answer, reasoning, labels)
         return replace(decision, text=text, spans=_spans(text, thought.end() if thought else 0))
     action: Action | None = None
-    if calls and isinstance(named := _object(calls[0]), dict):
-        before = text[:at]
-        thought = _THINK.match(before)
-        reasoning = "\n\n".join(
-            p for p in ((thought[1], before[thought.end() :]) if thought else (before,)) if p.strip()
-        )
-        action = parse_action({**named, "reasoning": reasoning.strip()})
-    usable = isinstance(action, Call)
+    if calls and (named := _object(calls[0])) is not None:
+        thought = _THINK.match(text[:at])
+        parts = (thought[1], text[thought.end() : at].strip()) if thought else (text[:at].strip(),)
+        action = parse_action({**named, "reasoning": "\n\n".join(part for part in parts if part)})
+    read = action if isinstance(action, Call) else None
     return Decision(
-        action.to_action() if usable and action is not None else _unreadable(text),
+        _unreadable(text) if read is None else read.to_action(),
         text,
-        _spans(text, at if usable else 0),
+        _spans(text, 0 if read is None else at),
         labels=labels,
         usage=reply.usage,
     )

@@ -239,14 +239,14 @@ class _Job:
                 counts.add(trajectory)
             if counts.trajectories:
                 advance(counts.trajectories, False)
-            batch = self.batch or getattr(self.policy, "concurrency", DEFAULT_BATCH)
+            batch: int = self.batch or getattr(self.policy, "concurrency", DEFAULT_BATCH)
             families, missing = self.manifest.families, journal.missing()
             try:
                 for trajectory in rollout(self.scenario, self.policy, missing, families=families, batch=batch):
                     journal.append(trajectory)
                     counts.add(trajectory)
-                    spending(counts.usage)
                     advance(1, True)
+                    spending(counts.usage)
             except PolicyStopped as stopped:
                 journal.keep_unfinished(stopped.unfinished)
                 stopped.unfinished = ()

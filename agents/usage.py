@@ -7,7 +7,6 @@ seen here.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -131,10 +130,9 @@ class Budget:
                 self._changed.notify_all()
 
     def _fits(self, tokens: int, usd: float) -> bool:
-        held_tokens, held_usd = (sum(column) for column in zip((tokens, usd), *self._held.values(), strict=True))
-        return self.spent.tokens + held_tokens <= (math.inf if self.tokens is None else self.tokens) and (
-            (self.spent.usd or 0.0) + held_usd <= (math.inf if self.usd is None else self.usd)
-        )
+        tokens += self.spent.tokens + sum(held for held, _ in self._held.values())
+        usd += (self.spent.usd or 0.0) + sum(held for _, held in self._held.values())
+        return (self.tokens is None or tokens <= self.tokens) and (self.usd is None or usd <= self.usd)
 
     def _limits(self) -> str:
         limits = [] if self.usd is None else [f"${self.usd:,.2f}"]
