@@ -239,7 +239,7 @@ class _Job:
                 counts.add(trajectory)
             if counts.trajectories:
                 advance(counts.trajectories, False)
-            batch: int = self.batch or getattr(self.policy, "concurrency", DEFAULT_BATCH)
+            batch = int(self.batch or getattr(self.policy, "concurrency", DEFAULT_BATCH))
             families, missing = self.manifest.families, journal.missing()
             try:
                 for trajectory in rollout(self.scenario, self.policy, missing, families=families, batch=batch):

@@ -58,15 +58,12 @@ class ConsistentPolicy:
     def _views(self, episode: Episode) -> list[Episode]:
         """The episode as each sample sees it: with a memory, and so with randomness, of its own."""
         memories = episode.memory.setdefault("samples", [{} for _ in range(self.samples)])
-        for memory in memories:  # what a sample wrote may not be what was done: it reads the conversation anew
-            for key in [key for key in memory if not key.startswith("rng:")]:
-                del memory[key]
         trial = episode.trial * self.samples
         return [Episode(episode.env, trial + i, memory) for i, memory in enumerate(memories)]
 
     def _elect(self, episodes: Sequence[Episode], decisions: Sequence[Decision]) -> list[Decision]:
         n = self.samples
-        return [_majority(episode.env, decisions[i * n : (i + 1) * n]) for i, episode in enumerate(episodes)]
+        return [_majority(episode, decisions[i * n : (i + 1) * n]) for i, episode in enumerate(episodes)]
 
     def _elect_where_whole(
         self, episodes: Sequence[Episode], decisions: Sequence[Decision | None]
@@ -75,15 +72,20 @@ class ConsistentPolicy:
         elected: list[Decision | None] = []
         for i, episode in enumerate(episodes):
             given = [decision for decision in decisions[i * n : (i + 1) * n] if decision is not None]
-            elected.append(_majority(episode.env, given) if len(given) == n else None)
+            elected.append(_majority(episode, given) if len(given) == n else None)
         return elected
 
 
-def _majority(env: ToolEnv, samples: Sequence[Decision]) -> Decision:
-    effects = [_effect(env, sample.action) for sample in samples]
+def _majority(episode: Episode, samples: Sequence[Decision]) -> Decision:
+    effects = [_effect(episode.env, sample.action) for sample in samples]
     votes = Counter(effect for effect in effects if effect != _NO_VOTE) or Counter(effects)
     effect, count = max(votes.items(), key=lambda item: item[1])  # the first of equals: a Counter keeps the order
     chosen = samples[effects.index(effect)]
+    for sample, its, memory in zip(samples, effects, episode.memory["samples"], strict=True):
+        if its != effect or sample.text != chosen.text:
+            # What a sample remembers ends where something else was done; it reads the conversation anew.
+            for key in [key for key in memory if not key.startswith("rng:")]:
+                del memory[key]
     labels: dict[str, Json] = {**chosen.labels, VOTES: count, SAMPLES: len(samples)}
     costs = [sample.usage for sample in samples]
     return replace(chosen, labels=labels, usage=total(costs) if any(cost is not None for cost in costs) else None)
