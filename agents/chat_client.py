@@ -29,7 +29,9 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from toolenv.agents.usage import Budget, PolicyStopped, Usage
+from toolenv.agents.budget import Budget
+from toolenv.agents.policy import PolicyStopped
+from toolenv.agents.usage import Usage
 from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError

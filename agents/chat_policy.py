@@ -22,11 +22,11 @@ from dataclasses import replace
 
 import orjson
 
+from toolenv.agents.budget import Budget
 from toolenv.agents.chat_client import ChatClient, EndpointSettings, RawCall, Reply, Request
 from toolenv.agents.dialects import HermesDialect, Span, SpanKind
 from toolenv.agents.exports import to_wire
-from toolenv.agents.policy import Decision, Episode
-from toolenv.agents.usage import Budget, PolicyStopped
+from toolenv.agents.policy import Decision, Episode, PolicyStopped
 from toolenv.envs.actions import Action, Answer, Call, Malformed, parse_action
 from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json, json_text

@@ -21,6 +21,7 @@ from functools import cached_property, partial
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
+from toolenv.agents.budget import Budget
 from toolenv.agents.card import Counts
 from toolenv.agents.dataset import (
     DatasetManifest,
@@ -31,11 +32,11 @@ from toolenv.agents.dataset import (
 )
 from toolenv.agents.journal import Journal
 from toolenv.agents.policies import endpoint_of, is_model, make_policy, settings_of
-from toolenv.agents.policy import Policy
+from toolenv.agents.policy import Policy, PolicyStopped
 from toolenv.agents.records import MANIFEST, SHARD, read_trajectories, sole_writer, whole_file
 from toolenv.agents.rollout import DEFAULT_BATCH, rollout
 from toolenv.agents.trajectory import SCHEMA_VERSION
-from toolenv.agents.usage import Budget, PolicyStopped, Usage, total
+from toolenv.agents.usage import Usage, total
 from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
 from toolenv.scenarios.sampler import MAX_SEED, Sampler
 from toolenv.tools.errors import OperatorError, RecordError

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from toolenv.agents.policy import Decision, Episode, Policy
-from toolenv.agents.usage import PolicyStopped, total
+from toolenv.agents.policy import Decision, Episode, Policy, PolicyStopped
+from toolenv.agents.usage import total
 from toolenv.envs.actions import Answer, Malformed, parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.tools.calls import WRITE, Json

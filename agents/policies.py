@@ -15,8 +15,8 @@ from toolenv.agents.random_valid import RandomValidPolicy
 from toolenv.tools.calls import Json
 
 if TYPE_CHECKING:
+    from toolenv.agents.budget import Budget
     from toolenv.agents.chat_client import EndpointSettings
-    from toolenv.agents.usage import Budget
 
 KNOWN = (
     "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from toolenv.agents.dialects import Span
 from toolenv.agents.usage import Usage
@@ -18,7 +18,11 @@ from toolenv.envs.turn import Message
 from toolenv.scenarios.sampler import Task
 from toolenv.scenarios.splits import mix, salt
 from toolenv.tools.calls import Json
+from toolenv.tools.errors import OperatorError
 from toolenv.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from toolenv.agents.trajectory import Trajectory
 
 
 @dataclass(slots=True)
@@ -76,6 +80,18 @@ class Decision:
     logprobs: tuple[float, ...] | None = None
     labels: dict[str, Json] = field(default_factory=dict)
     usage: Usage | None = None
+
+
+class PolicyStopped(OperatorError):
+    """A policy can not go on, for a reason that is the operator's to mend. What was finished is kept.
+
+    Attributes:
+        decided: what was decided all the same, an entry an episode that it was asked about.
+        unfinished: the episodes that were under way, where the policy can go on with them from their records.
+    """
+
+    decided: Sequence[Decision | None] = ()
+    unfinished: Sequence[Trajectory] = ()
 
 
 class Policy(Protocol):

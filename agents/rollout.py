@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolenv.agents.dialects import ToolenvDialect
-from toolenv.agents.policy import Decision, Episode, Policy
+from toolenv.agents.policy import Decision, Episode, Policy, PolicyStopped
 from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory, recordable
-from toolenv.agents.usage import PolicyStopped, Usage
+from toolenv.agents.usage import Usage
 from toolenv.envs.actions import parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("openai")
 
+from toolenv.agents.budget import BudgetSpent
 from toolenv.agents.chat_client import (
     ChatClient,
     EndpointError,
@@ -24,7 +25,8 @@ from toolenv.agents.chat_client import (
     Request,
     SettingsError,
 )
-from toolenv.agents.usage import BudgetSpent, PolicyStopped, Usage, total
+from toolenv.agents.policy import PolicyStopped
+from toolenv.agents.usage import Usage, total
 
 KEY = "sk-sentinel-5f0c1d"
 ASK = Request([{"role": "user", "content": "Hello"}])

@@ -11,11 +11,12 @@ import pytest
 
 pytest.importorskip("openai")
 
+from toolenv.agents.budget import BudgetSpent
 from toolenv.agents.chat_client import EndpointError, SettingsError
 from toolenv.agents.collect import collect
 from toolenv.agents.dataset import DatasetMismatch, read_manifest
 from toolenv.agents.records import read_trajectories
-from toolenv.agents.usage import BudgetSpent, total
+from toolenv.agents.usage import total
 
 KEY = "sk-sentinel-5f0c1d"
 

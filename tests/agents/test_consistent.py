@@ -7,10 +7,10 @@ import pytest
 from toolenv.agents.consistent import ConsistentPolicy
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policies import make_policy
-from toolenv.agents.policy import Decision
+from toolenv.agents.policy import Decision, PolicyStopped
 from toolenv.agents.replay import Replayer
 from toolenv.agents.rollout import Attempt, rollout
-from toolenv.agents.usage import PolicyStopped, Usage
+from toolenv.agents.usage import Usage
 
 READ = {"name": "get_order_status", "arguments": {"order_id": "ORD-00000"}}
 
