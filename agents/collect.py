@@ -240,7 +240,8 @@ class _Job:
                 counts.add(trajectory)
             if counts.trajectories:
                 advance(counts.trajectories, False)
-            batch = int(self.batch or getattr(self.policy, "concurrency", DEFAULT_BATCH))
+            at_once: int = getattr(self.policy, "concurrency", DEFAULT_BATCH)
+            batch = at_once if self.batch is None else self.batch
             families, missing = self.manifest.families, journal.missing()
             try:
                 for trajectory in rollout(self.scenario, self.policy, missing, families=families, batch=batch):

@@ -111,6 +111,7 @@ def _run(
             decisions = policy.act([item.episode for item in running])
         except PolicyStopped as error:
             if not getattr(policy, "resumable", False):
+                error.decided = ()
                 raise
             stopped, decisions = error, error.decided or [None] * len(running)
         spent = (time.perf_counter() - began) / len(running)

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("openai")
@@ -282,6 +282,7 @@ usages = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(usages, max_size=6))
 def test_usages_add_up(parts):
     whole = total(parts)
@@ -291,6 +292,7 @@ def test_usages_add_up(parts):
     assert total(reversed(parts)).requests == whole.requests
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_what_is_cached_costs_no_more_than_what_is_not(fresh, cached, written):
     prices = Prices(input=2, output=8, cached=0.5)

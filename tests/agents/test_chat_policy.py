@@ -6,7 +6,7 @@ import json
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("openai")
@@ -135,6 +135,7 @@ def test_a_call_in_the_text_that_is_none(inside):
     assert inside in str(decision.text)
 
 
+@settings(deadline=None)
 @given(replies)
 def test_any_reply_is_a_decision_that_can_be_recorded(said):
     for decision in (_of_native(said), _of_hermes(said)):
@@ -294,6 +295,7 @@ def test_specs(endpoint, tmp_path, monkeypatch):
 # -- the wire ----------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
