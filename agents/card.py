@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.usage import Usage, total
 
 CHARACTERS_PER_TOKEN = 4
 _KINDS = ("family", "split", "difficulty", "outcome", "tool", "effect", "error", "fault", "steps")
@@ -26,6 +27,7 @@ class Counts:
             fault put in, the others by trajectory; `steps` is by number of steps.
         successes: family -> solved.
         written, conversation: characters that the policy wrote, and of all messages.
+        usage: what endpoints were paid for.
     """
 
     trajectories: int = 0
@@ -33,6 +35,7 @@ class Counts:
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in _KINDS})
     written: int = 0
     conversation: int = 0
+    usage: Usage = field(default_factory=Usage)
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory]) -> Counts:
@@ -53,6 +56,8 @@ class Counts:
         if trajectory.success:
             self.successes[trajectory.family] += 1
         self.conversation += len(trajectory.system) + len(trajectory.instruction)
+        if trajectory.usage is not None:
+            self.usage += total(trajectory.usage)
         for step in trajectory.steps:
             self.written += len(step.text)
             self.conversation += len(step.text) + len(step.observation)
@@ -72,20 +77,22 @@ class Counts:
             self.kinds[kind] += counter
         self.written += other.written
         self.conversation += other.conversation
+        self.usage += other.usage
         return self
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, the same for the same trajectories in any order."""
-        calls, total = sum(self.kinds["tool"].values()), max(self.trajectories, 1)
+        calls, count = sum(self.kinds["tool"].values()), max(self.trajectories, 1)
         steps = sum(int(steps) * n for steps, n in self.kinds["steps"].items())
         return {
             "trajectories": self.trajectories,
             "successes": sum(self.successes.values()),
             "calls": calls,
             "steps": steps,
-            "steps_mean": round(steps / total, 3),
+            "steps_mean": round(steps / count, 3),
             "tokens_approx": self.conversation // CHARACTERS_PER_TOKEN,
             "tokens_approx_written": self.written // CHARACTERS_PER_TOKEN,
+            "usage": asdict(self.usage) if self.usage.requests else None,
             "success_by_family": {name: self.successes[name] for name in sorted(self.kinds["family"])},
             "counts": {kind: _sorted(kind, counter) for kind, counter in self.kinds.items()},
         }
@@ -119,6 +126,7 @@ def render_card(card: Mapping[str, Any]) -> str:
         f"{card['steps']:,} steps ({card['steps_mean']} a trajectory), {card['calls']:,} tool calls, about"
         f" {card['tokens_approx']:,} tokens, of which the policy wrote {card['tokens_approx_written']:,}"
         f" ({CHARACTERS_PER_TOKEN} characters a token).",
+        *_paid(card.get("usage")),
         "",
         *_table(("family", "trajectories", "solved"), ((f, n, families[f]) for f, n in counts["family"].items())),
     ]
@@ -126,6 +134,17 @@ def render_card(card: Mapping[str, Any]) -> str:
         if counts[kind]:
             lines += _table((kind, "count", "share"), _rows(counts[kind]))
     return "\n".join(lines)
+
+
+def _paid(usage: Mapping[str, Any] | None) -> list[str]:
+    if usage is None:
+        return []
+    price = "" if usage["usd"] is None else f", for ${usage['usd']:,.4f}"
+    return [
+        "",
+        f"{usage['requests']:,} requests: {usage['input_tokens']:,} tokens read ({usage['cached_tokens']:,} of them"
+        f" cached) and {usage['output_tokens']:,} written{price}.",
+    ]
 
 
 def _shown(families: str | list[str]) -> str:

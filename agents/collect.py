@@ -2,6 +2,7 @@
 
 A shard holds the trajectories of consecutive seeds, in the order of seed and trial. It is written under a temporary
 name, synced and renamed, so a shard that is there is whole; running the same command again makes the missing ones.
+Until then each episode goes into the shard's journal as it ends, and what is there is not run, nor paid for, again.
 What a folder holds follows from its manifest alone, timing apart: not from the number of processes, nor from how
 often it was interrupted. The manifest is written first, the card last. One process at a time writes to a folder.
 """
@@ -16,10 +17,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
+from toolenv.agents.budget import Budget
 from toolenv.agents.card import Counts
 from toolenv.agents.dataset import (
     DatasetManifest,
@@ -28,17 +30,22 @@ from toolenv.agents.dataset import (
     write_card,
     write_context,
 )
-from toolenv.agents.policies import is_model, make_policy
-from toolenv.agents.policy import Policy
+from toolenv.agents.journal import Journal
+from toolenv.agents.policies import endpoint_of, is_model, make_policy, settings_of
+from toolenv.agents.policy import Policy, PolicyStopped
 from toolenv.agents.records import MANIFEST, SHARD, read_trajectories, sole_writer, whole_file
 from toolenv.agents.rollout import DEFAULT_BATCH, rollout
-from toolenv.agents.trajectory import SCHEMA_VERSION, Trajectory
+from toolenv.agents.trajectory import SCHEMA_VERSION
+from toolenv.agents.usage import Usage, total
 from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
 from toolenv.scenarios.sampler import MAX_SEED, Sampler
 from toolenv.tools.errors import OperatorError, RecordError
 
 Advance = Callable[[int, bool], None]
 """Told how many trajectories there are more, and whether they are made now."""
+
+Spending = Callable[[Usage], None]
+"""Told what the trajectories that there are have cost so far."""
 
 
 class WorkerLost(OperatorError):
@@ -56,20 +63,29 @@ def collect(
     processes: int = 1,
     trials: int = 1,
     shard_size: int = 500,
-    batch: int = DEFAULT_BATCH,
+    batch: int | None = None,
     progress: Advance | None = None,
+    budget_tokens: int | None = None,
+    budget_usd: float | None = None,
+    spending: Spending | None = None,
 ) -> DatasetManifest:
     """Run the policy on the tasks of `n` consecutive seeds and write the dataset's folder; or finish one.
 
     Args:
         scenario: a shipped scenario's name, a YAML file, or a loaded scenario.
         policy_spec: see `make_policy`.
+        batch: episodes at once; if left out, as many as the endpoint is asked at once, or 16.
         out: the folder. If it holds a part of this very dataset, what is missing is made.
         processes: 1 runs in this process.
         progress: called with a number of trajectories that are there, and whether they were made by this call.
+        budget_tokens, budget_usd: the most that the dataset may cost at an endpoint, earlier runs included; instead of
+            what the endpoint's settings say.
+        spending: called with what all trajectories that are there have cost.
 
     Raises:
-        ValueError: a number is out of range, or there is no such policy.
+        ValueError: a number is out of range, there is no such policy, or it knows no budget.
+        SettingsError: an endpoint's settings can not be read, or a budget in US dollars has no prices.
+        PolicyStopped: the budget is spent, or the endpoint is down; running the same again goes on from there.
         DatasetMismatch: the folder holds a dataset of another configuration.
         DatasetBusy: another process is writing to it.
         WorkerLost: a worker died; running the same again goes on from there.
@@ -82,8 +98,9 @@ def collect(
     scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     families = families if isinstance(families, str) else tuple(families)
     Sampler(scenario, families)  # refuses unknown families before anything is written
+    budget = _budget(policy_spec, budget_tokens, budget_usd, processes)
     # A model that workers are going to load is not loaded here.
-    policy = None if processes > 1 and is_model(policy_spec) else make_policy(policy_spec)
+    policy = None if processes > 1 and is_model(policy_spec) else make_policy(policy_spec, budget=budget)
     manifest = DatasetManifest(
         schema_version=SCHEMA_VERSION,
         scenario=scenario.name,
@@ -96,6 +113,7 @@ def collect(
         trials=trials,
         shard_size=shard_size,
         shards=-(-n // shard_size),
+        policy_settings=settings_of(policy_spec),
     )
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -112,16 +130,48 @@ def collect(
                 advance(len(list(manifest.attempts(shard))), False)
             else:
                 missing.append(shard)
+        if budget is not None:
+            budget.spent = counts.usage + _paid_for(out, manifest, missing)
         job = _Job(scenario.source, scenario.where, policy_spec, manifest, str(out), batch)
         if processes == 1:
             assert policy is not None
             job.scenario, job.policy = scenario, policy
             for shard in missing:
-                counts += job.run(shard, advance)
+                counts += job.run(shard, advance, partial(_tell, spending, counts.usage))
         elif missing:
             counts += _run_in_workers(job, missing, min(processes, len(missing)), advance)
+            _tell(spending, Usage(), counts.usage)
         write_card(out, manifest, counts)
     return manifest
+
+
+def _budget(policy_spec: str, tokens: int | None, usd: float | None, processes: int) -> Budget | None:
+    """The budget of a policy that asks an endpoint; None for any other."""
+    settings = endpoint_of(policy_spec)
+    if settings is None:
+        if tokens is None and usd is None:
+            return None
+        raise ValueError(f"{policy_spec} asks no endpoint, so there is nothing to keep a budget of")
+    settings = settings.budgeted(tokens, usd)
+    budget = Budget(tokens=settings.budget_tokens, usd=settings.budget_usd)
+    if budget.limited and processes > 1:
+        raise ValueError("a budget is kept by one process; an endpoint is asked for many episodes at once anyway")
+    return budget
+
+
+def _paid_for(out: Path, manifest: DatasetManifest, missing: Iterable[int]) -> Usage:
+    """What was paid for episodes that lie in journals, finished or not."""
+    spent = Usage()
+    for shard in missing:
+        journal = Journal(out / SHARD.format(shard), manifest.attempts(shard))
+        for trajectory in (*journal.finished(), *journal.unfinished()):
+            spent += total(trajectory.usage or ())
+    return spent
+
+
+def _tell(spending: Spending | None, before: Usage, now: Usage) -> None:
+    if spending is not None:
+        spending(before + now)
 
 
 def _begin(out: Path, manifest: DatasetManifest, scenario: Scenario) -> None:
@@ -137,8 +187,10 @@ def _begin(out: Path, manifest: DatasetManifest, scenario: Scenario) -> None:
             raise DatasetMismatch(f"{out} holds another dataset: {'; '.join(differences)}. Choose another folder.")
     elif any(out.glob("part-*")):
         raise DatasetMismatch(f"{out} holds shards but no {MANIFEST}, so their origin is unknown. Choose another.")
-    for partial in out.glob(".*.partial-*"):
-        partial.unlink(missing_ok=True)
+    for half in out.glob(".*.partial-*"):
+        half.unlink(missing_ok=True)
+    for shard in out.glob("part-*.jsonl"):  # killed between a shard and the end of its journal
+        Journal(shard, ()).remove()
     write_context(out, manifest, scenario)
 
 
@@ -168,7 +220,7 @@ class _Job:
     policy_spec: str
     manifest: DatasetManifest
     out: str
-    batch: int
+    batch: int | None
 
     @cached_property
     def scenario(self) -> Scenario:
@@ -178,23 +230,32 @@ class _Job:
     def policy(self) -> Policy:
         return make_policy(self.policy_spec)
 
-    def run(self, shard: int, advance: Advance) -> Counts:
-        """Make a shard."""
-        manifest = self.manifest
-        attempts = list(manifest.attempts(shard))
-        place = {(attempt.seed, attempt.trial): i for i, attempt in enumerate(attempts)}
-        done: dict[int, Trajectory] = {}
+    def run(self, shard: int, advance: Advance, spending: Spending) -> Counts:
+        """Make a shard, or what its journal lacks of one."""
+        path = Path(self.out) / SHARD.format(shard)
+        journal = Journal(path, self.manifest.attempts(shard))
         counts = Counts()
-        with whole_file(Path(self.out) / SHARD.format(shard)) as stream:
-            run = rollout(self.scenario, self.policy, attempts, families=manifest.families, batch=self.batch)
-            for trajectory in run:
-                done[place[trajectory.seed, trajectory.trial]] = trajectory
-                # The longest stretch from the front is written at once, so that little is held.
-                while (ready := done.pop(counts.trajectories, None)) is not None:
-                    stream.write(ready.to_json() + b"\n")
-                    counts.add(ready)
-                advance(1, True)
-            assert counts.trajectories == len(attempts)
+        with journal:
+            for trajectory in journal.finished():
+                counts.add(trajectory)
+            if counts.trajectories:
+                advance(counts.trajectories, False)
+            at_once: int = getattr(self.policy, "concurrency", DEFAULT_BATCH)
+            batch = at_once if self.batch is None else self.batch
+            families, missing = self.manifest.families, journal.missing()
+            try:
+                for trajectory in rollout(self.scenario, self.policy, missing, families=families, batch=batch):
+                    journal.append(trajectory)
+                    counts.add(trajectory)
+                    advance(1, True)
+                    spending(counts.usage)
+            except PolicyStopped as stopped:
+                journal.keep_unfinished(stopped.unfinished)
+                stopped.unfinished = ()
+                raise
+            with whole_file(path) as stream:
+                journal.write_to(stream)
+        journal.remove()
         return counts
 
 
@@ -222,7 +283,7 @@ def _unheard(count: int, fresh: bool) -> None:
 
 def _run_in_worker(shard: int) -> Counts:
     assert _JOB is not None
-    return _JOB.run(shard, _unheard)
+    return _JOB.run(shard, _unheard, partial(_tell, None, Usage()))
 
 
 def _run_in_workers(job: _Job, shards: list[int], processes: int, advance: Advance) -> Counts:

@@ -20,6 +20,7 @@ from toolenv.agents.card import Counts, render_card
 from toolenv.agents.records import MANIFEST, read_trajectories, whole_file
 from toolenv.agents.rollout import Attempt
 from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario, shipped_scenarios
+from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError, RecordError
 
 SCENARIO_FILE, TOOLS_FILE, CARD_FILE, README_FILE = "scenario.yaml", "tools.json", "card.json", "README.md"
@@ -39,6 +40,7 @@ class DatasetManifest:
         trials: attempts at each seed.
         shard_size: seeds a shard.
         shards: how many shards there are.
+        policy_settings: what the policy depends on besides its name, such as an endpoint's settings.
     """
 
     schema_version: int
@@ -52,6 +54,7 @@ class DatasetManifest:
     trials: int
     shard_size: int
     shards: int
+    policy_settings: Json = None
 
     @property
     def trajectories(self) -> int:

@@ -82,10 +82,11 @@ def _chosen(folder: Path, successful_only: bool) -> Iterator[Trajectory]:
 
 
 def _to_openai(messages: list[Message], tools: list[Json]) -> Row:
-    return {"messages": [_to_wire(message) for message in messages], "tools": tools}
+    return {"messages": [to_wire(message) for message in messages], "tools": tools}
 
 
-def _to_wire(message: Message) -> Message:
+def to_wire(message: Message) -> Message:
+    """A message as OpenAI's protocol has it."""
     if message["role"] == "tool":  # the wire knows the call's id only
         return {key: value for key, value in message.items() if key != "name"}
     if "tool_calls" not in message:

@@ -70,7 +70,7 @@ class PromptStyle:
         try:
             data = json.loads(path.read_text())
         except FileNotFoundError:
-            raise ModelError(f"{path}: missing; was the model trained by toolenv?") from None
+            raise ModelError(f"{path}: missing; was the model trained by toolenv? It has no chat template") from None
         except ValueError as error:
             raise ModelError(f"{path}: not JSON: {error}") from None
         if unknown := set(data) - {item.name for item in fields(cls)}:
@@ -79,6 +79,10 @@ class PromptStyle:
 
     def save(self, folder: Path) -> None:
         (folder / STYLE_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+CHAT_STYLE = PromptStyle(dialect="hermes", aliases=False, system=True, tools=True)
+"""Of a chat model that knows nothing of toolenv."""
 
 
 class Prompter:
@@ -198,8 +202,11 @@ class Student:
     def load(cls, path: str | Path, *, device: str = "cpu") -> Student:
         """The student in a folder with weights, tokenizer and `toolenv.json`, in float32.
 
+        Without `toolenv.json` it is any chat model: it is shown all there is, in its chat template, and calls as in the
+        dialect hermes.
+
         Raises:
-            ModelError: the folder is no model of toolenv's.
+            ModelError: the folder is no model, or neither toolenv's nor one with a chat template.
         """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -209,9 +216,11 @@ class Student:
         folder = Path(path)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here: config.json is missing")
-        style = PromptStyle.load(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        other = tokenizer.chat_template and not (folder / STYLE_FILE).is_file()
+        style = CHAT_STYLE if other else PromptStyle.load(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-        return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(folder), style)
+        return cls(model.to(device).eval(), tokenizer, style)
 
 
 class LanguageModelPolicy:
@@ -227,7 +236,7 @@ class LanguageModelPolicy:
         grounded: only valid calls with identifiers that were shown can be written; see `agents.grounded`.
 
     Raises:
-        ModelError: the folder is no model of toolenv's, or the tokenizer has no end.
+        ModelError: the folder is no model that can be prompted, or the tokenizer has no end.
     """
 
     def __init__(

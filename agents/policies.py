@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from toolenv.agents.consistent import ConsistentPolicy
 from toolenv.agents.faulty import Fault, FaultyPolicy
 from toolenv.agents.mentor import DEFAULT_REPAIRS, MentoredPolicy
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Policy
 from toolenv.agents.random_valid import RandomValidPolicy
+from toolenv.tools.calls import Json
+
+if TYPE_CHECKING:
+    from toolenv.agents.budget import Budget
+    from toolenv.agents.chat_client import EndpointSettings
 
 KNOWN = (
     "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, "
-    "grounded: before such a path, or mentored: or mentored:REPAIRS: before any of these"
+    "grounded: before such a path, llm:MODEL or llm:FILE.yaml for a model behind an endpoint, or mentored:, "
+    "mentored:REPAIRS: or consistent:N: before any of these"
 )
 
 
 _GROUNDED = "grounded:"
 _MENTORED = re.compile(r"^mentored:(?:(\d+):)?")
+_CONSISTENT = re.compile(r"^consistent:(\d+):")
+_LLM = "llm:"
 
 
-def make_policy(spec: str) -> Policy:
+def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
     """The policy that `spec` names.
 
     Args:
         spec: "oracle"; "random"; "faulty:0.2", which shares the rate among all kinds of fault;
             "faulty:early_stop=0.1,wrong_tool=0.2"; the folder of a transformers model, for which torch is imported, or
-            "grounded:" and such a folder, whose calls are then valid by construction; or "mentored:" and one of these,
-            whose errors a mentor then corrects (`MentoredPolicy`).
+            "grounded:" and such a folder, whose calls are then valid by construction; "llm:gpt-5" for a model at
+            OPENAI_BASE_URL or at OpenAI, "llm:teacher.yaml" for one whose endpoint a file describes
+            (`EndpointSettings`); or before one of these "mentored:", whose errors a mentor then corrects
+            (`MentoredPolicy`), or "consistent:5:", of whose 5 samples the majority acts (`ConsistentPolicy`).
+        budget: of an endpoint's model, instead of what its settings say.
 
     Raises:
         ValueError: it names none; the message lists what there is.
+        SettingsError: an endpoint's file can not be read.
     """
     name, colon, rest = spec.partition(":")
     if spec == "oracle":
@@ -42,7 +56,13 @@ def make_policy(spec: str) -> Policy:
         return FaultyPolicy(_rates(rest))
     if (mentored := _MENTORED.match(spec)) is not None:
         repairs = DEFAULT_REPAIRS if mentored[1] is None else int(mentored[1])
-        return MentoredPolicy(make_policy(spec[mentored.end() :]), repairs=repairs)
+        return MentoredPolicy(make_policy(spec[mentored.end() :], budget=budget), repairs=repairs)
+    if (consistent := _CONSISTENT.match(spec)) is not None:
+        return ConsistentPolicy(make_policy(spec[consistent.end() :], budget=budget), samples=int(consistent[1]))
+    if spec.startswith(_LLM):
+        from toolenv.agents.chat_policy import ChatPolicy  # yaml, asyncio and openai take their time
+
+        return ChatPolicy(_endpoint(spec), budget=budget)
     if is_model(spec):
         from toolenv.agents.language_model import LanguageModelPolicy  # this room works without torch
 
@@ -53,7 +73,42 @@ def make_policy(spec: str) -> Policy:
 
 def is_model(spec: str) -> bool:
     """Whether `spec` needs torch: it names the folder of a transformers model."""
-    return (Path(_MENTORED.sub("", spec).removeprefix(_GROUNDED)) / "config.json").is_file()
+    return (Path(_innermost(spec).removeprefix(_GROUNDED)) / "config.json").is_file()
+
+
+def endpoint_of(spec: str) -> EndpointSettings | None:
+    """The settings of the endpoint that a policy asks; None if it asks none.
+
+    Raises:
+        SettingsError: they can not be read.
+    """
+    spec = _innermost(spec)
+    return _endpoint(spec) if spec.startswith(_LLM) else None
+
+
+def settings_of(spec: str) -> Json:
+    """What a policy does depends on besides its name, as JSON; None if there is nothing. Raises SettingsError."""
+    settings = endpoint_of(spec)
+    return None if settings is None else settings.decisive()
+
+
+def _innermost(spec: str) -> str:
+    """The name of the policy that the others are wrapped around."""
+    while (found := _MENTORED.match(spec) or _CONSISTENT.match(spec)) is not None:
+        spec = spec[found.end() :]
+    return spec
+
+
+def _endpoint(spec: str) -> EndpointSettings:
+    """The settings that a spec names; the base URL is made explicit, since it decides who replies."""
+    from toolenv.agents.chat_client import EndpointSettings
+
+    name = spec.removeprefix(_LLM)
+    if name.endswith((".yaml", ".yml")):
+        settings = EndpointSettings.read(name)
+    else:
+        settings = EndpointSettings.checked({"model": name}, spec)
+    return settings.located()
 
 
 def _rates(text: str) -> float | dict[Fault, float]:

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from toolenv.agents.dialects import Span
+from toolenv.agents.usage import Usage
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.envs.turn import Message
 from toolenv.scenarios.sampler import Task
 from toolenv.scenarios.splits import mix, salt
 from toolenv.tools.calls import Json
+from toolenv.tools.errors import OperatorError
 from toolenv.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from toolenv.agents.trajectory import Trajectory
 
 
 @dataclass(slots=True)
@@ -65,6 +70,7 @@ class Decision:
         token_ids: the sampled tokens of `text`, with their log-probabilities in nats.
         spans: REASON and ACT in `text`; needed with it.
         labels: ground truth about the decision, such as an injected fault; kept in the record.
+        usage: what the decision cost, if an endpoint was asked.
     """
 
     action: Any
@@ -73,10 +79,27 @@ class Decision:
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     labels: dict[str, Json] = field(default_factory=dict)
+    usage: Usage | None = None
+
+
+class PolicyStopped(OperatorError):
+    """A policy can not go on, for a reason that is the operator's to mend. What was finished is kept.
+
+    Attributes:
+        decided: what was decided all the same, an entry an episode that it was asked about.
+        unfinished: the episodes that were under way, where the policy can go on with them from their records.
+    """
+
+    decided: Sequence[Decision | None] = ()
+    unfinished: Sequence[Trajectory] = ()
 
 
 class Policy(Protocol):
-    """Decides for a batch of episodes."""
+    """Decides for a batch of episodes.
+
+    One that asks an endpoint may raise `PolicyStopped`. If it reads all that it knows of an episode from its messages,
+    it says so by `resumable = True`, and an episode that was cut short goes on from its record.
+    """
 
     name: str
 

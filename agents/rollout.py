@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolenv.agents.dialects import ToolenvDialect
-from toolenv.agents.policy import Decision, Episode, Policy
+from toolenv.agents.policy import Decision, Episode, Policy, PolicyStopped
 from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory, recordable
+from toolenv.agents.usage import Usage
 from toolenv.envs.actions import parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.sampler import Task
 from toolenv.tools.calls import Json
-from toolenv.tools.errors import SandboxLost
+from toolenv.tools.errors import RecordError, SandboxLost
 from toolenv.tools.version import __version__
 
 DEFAULT_BATCH = 16
@@ -29,12 +30,14 @@ class Attempt:
     Attributes:
         prefix: actions that are carried out before the policy's first turn, in records labelled `given`. They must not
             end the episode.
+        begun: the record of this very episode as far as it came when its policy was stopped; it goes on from there.
     """
 
     seed: int
     family: str | None = None
     trial: int = 0
     prefix: tuple[Json, ...] = ()
+    begun: Trajectory | None = None
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class _Running:
     began: float
     lost: bool = False
     steps: list[Step] = field(default_factory=list)
+    usages: list[Usage | None] = field(default_factory=list)
     policy_s: float = 0.0
 
 
@@ -67,6 +71,10 @@ def rollout(
 
     Each trajectory depends on its attempt, the policy and the scenario alone, not on the batch it ran in (as far as
     the policy's own arithmetic does not).
+
+    Raises:
+        PolicyStopped: by the policy. What it decided for other episodes is carried out first, and those that ended are
+            given; `unfinished` has the records of those under way, if the policy is `resumable`.
     """
     waiting = iter(attempts)
     first = ToolEnv(scenario, families=families, **env_options)
@@ -97,18 +105,30 @@ def _run(
         if not running:
             return
         began = time.perf_counter()
-        decisions = policy.act([item.episode for item in running])
+        stopped: PolicyStopped | None = None
+        decisions: Sequence[Decision | None]
+        try:
+            decisions = policy.act([item.episode for item in running])
+        except PolicyStopped as error:
+            if not getattr(policy, "resumable", False):
+                error.decided = ()
+                raise
+            stopped, decisions = error, error.decided or [None] * len(running)
         spent = (time.perf_counter() - began) / len(running)
         going: list[_Running] = []
         for item, decision in zip(running, decisions, strict=True):
             item.policy_s += spent
-            ended = _step(item, decision)
+            ended = None if decision is None else _step(item, decision)
             if ended is None:
                 going.append(item)
             else:
                 yield _record(item, policy, ended)
                 idle.append(item.episode.env)
         running = going
+        if stopped is not None:
+            stopped.decided = ()
+            stopped.unfinished = [_record(item, policy, {"truncated": False}) for item in running]
+            raise stopped
 
 
 def _sibling(env: ToolEnv, options: dict[str, Any]) -> ToolEnv:
@@ -135,7 +155,25 @@ def _begin(env: ToolEnv, attempt: Attempt) -> _Running:
         if ended is not None:
             item.lost = True
             break
+    if attempt.begun is not None and not lost:
+        _go_on(item, attempt.begun)
     return item
+
+
+def _go_on(item: _Running, begun: Trajectory) -> None:
+    """Carry out what was recorded, as it was recorded."""
+    item.policy_s = 0.0 if begun.timing is None else begun.timing.policy_s
+    usages = begun.usage or (None,) * len(begun.steps)
+    for step, usage in zip(begun.steps, usages, strict=True):
+        ended = _step(
+            item,
+            Decision(step.action, step.text, step.spans, step.token_ids, step.logprobs, step.labels, usage),
+        )
+        if ended is not None and ended.get("sandbox_lost"):
+            item.lost = True
+            return
+        if ended is not None or item.steps[-1] != step:
+            raise RecordError(f"{begun.id}: step {len(item.steps)}: it does not come out as it was recorded")
 
 
 def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
@@ -158,6 +196,7 @@ def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
             labels=decision.labels,
         )
     )
+    item.usages.append(decision.usage)
     return {**info, "truncated": truncated} if terminated or truncated else None
 
 
@@ -191,4 +230,5 @@ def _record(item: _Running, policy: Policy, info: dict[str, Any]) -> Trajectory:
         grade=info.get("grade", {}),
         world_digest="" if lost else env.session.digest(),
         timing=Timing(round(item.policy_s, 6), round(time.perf_counter() - item.began, 6)),
+        usage=tuple(item.usages) if any(usage is not None for usage in item.usages) else None,
     )

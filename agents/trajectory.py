@@ -15,6 +15,7 @@ import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from toolenv.agents.dialects import Span
+from toolenv.agents.usage import Usage
 from toolenv.envs.actions import Action, Answer, Call, parse_action
 from toolenv.envs.turn import Message, answer_messages, call_messages, unreadable_messages
 from toolenv.tools.calls import Json, ToolResult, json_text
@@ -89,6 +90,7 @@ class Trajectory:
         tool_versions: tool -> version, of the tools that were called.
         grade: the parts of the verdict, and one sentence a breach.
         world_digest: of the final world.
+        usage: what each step cost, where an endpoint was asked. As little a part of what replays as timing.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -117,6 +119,7 @@ class Trajectory:
     grade: dict[str, Json]
     world_digest: str
     timing: Timing | None = None
+    usage: tuple[Usage | None, ...] | None = None
 
     @property
     def messages(self) -> list[Message]:
@@ -149,7 +152,7 @@ class Trajectory:
 
     def without_timing(self) -> Trajectory:
         """The part that replays."""
-        return replace(self, timing=None)
+        return replace(self, timing=None, usage=None)
 
     def to_json(self) -> bytes:
         """One line of JSONL, without the newline."""

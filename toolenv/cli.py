@@ -61,6 +61,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "toolenv":
             raise
+        if error.name == "openai":
+            _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
         _fail(str(error))
@@ -128,7 +130,9 @@ def generate(
     scenario: Scenario_,
     n: Annotated[int, typer.Option("-n", min=1, help="How many tasks.")] = 1_000,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the dataset.")] = Path("data"),
-    teacher: Annotated[str, typer.Option(help="oracle, random, faulty:RATE, or a model as for --policy.")] = "oracle",
+    teacher: Annotated[
+        str, typer.Option(help="oracle, random, faulty:RATE, llm:MODEL, llm:FILE.yaml, or a model as for --policy.")
+    ] = "oracle",
     fault_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of the oracle's episodes with a fault.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The first seed.")] = 0,
     families: Families = "train",
@@ -137,6 +141,12 @@ def generate(
     export_format: Annotated[
         list[Format] | None,
         typer.Option("--format", help="Also write the dataset in this form; may be given again."),
+    ] = None,
+    budget_usd: Annotated[
+        float | None, typer.Option(help="The most that an llm teacher may cost, earlier runs included.")
+    ] = None,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The same in tokens, input and output together.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -148,7 +158,7 @@ def generate(
         if teacher != "oracle":
             raise ValueError("--fault-rate is for the oracle; give faulty:RATE as the teacher, or leave it out")
         teacher = f"faulty:{fault_rate:g}"
-    with collecting_progress(f"{scenario} {teacher}", n * trials, quiet) as advance:
+    with collecting_progress(f"{scenario} {teacher}", n * trials, quiet) as bar:
         manifest = collect(
             scenario,
             _policy(teacher),
@@ -158,7 +168,10 @@ def generate(
             families=families,
             processes=processes,
             trials=trials,
-            progress=advance,
+            progress=bar.advance,
+            budget_usd=budget_usd,
+            budget_tokens=budget_tokens,
+            spending=bar.spending,
         )
     for form in export_format or ():
         export_dataset(output, form)
@@ -258,7 +271,10 @@ def export(
 def evaluate(
     scenario: Scenario_,
     policy: Annotated[
-        str, typer.Option(help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, or a model's folder.")
+        str,
+        typer.Option(
+            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, llm:MODEL, llm:FILE.yaml."
+        ),
     ] = "oracle",
     seed_start: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="The first seed; test tasks begin at 900000.")

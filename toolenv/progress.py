@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from toolenv.agents.usage import Usage
 
 err = Console(stderr=True)
 
@@ -21,17 +24,34 @@ def progress_bar(description: str, total: int | None, hidden: bool) -> Iterator[
 
 
 @contextmanager
-def collecting_progress(description: str, total: int, hidden: bool) -> Iterator[Callable[[int, bool], None]]:
+def collecting_progress(description: str, total: int, hidden: bool) -> Iterator[CollectingBar]:
     """A progress bar of trajectories; its speed is that of those that are made now, not of those that were there."""
-    with _bar(description, total, hidden, _Speed(), fresh=0) as update:
-        fresh_so_far = 0
+    with _bar(description, total, hidden, _Speed(), TextColumn("{task.fields[cost]}"), fresh=0, cost="") as update:
+        yield CollectingBar(update, total)
 
-        def advance(count: int, fresh: bool) -> None:
-            nonlocal fresh_so_far
-            fresh_so_far += count if fresh else 0
-            update(advance=count, fresh=fresh_so_far)
 
-        yield advance
+class CollectingBar:
+    """Moves a bar of trajectories on; tells what they have cost, and what all of them will at this rate."""
+
+    def __init__(self, update: Callable[..., None], total: int) -> None:
+        self._update, self._total = update, total
+        self._done = self._fresh = 0
+
+    def advance(self, count: int, fresh: bool) -> None:
+        self._done += count
+        self._fresh += count if fresh else 0
+        self._update(advance=count, fresh=self._fresh)
+
+    def spending(self, usage: Usage) -> None:
+        if usage.requests:
+            self._update(cost=cost_so_far(usage, self._done / self._total))
+
+
+def cost_so_far(usage: Usage, share: float) -> str:
+    """What a share of the work has cost, and what all of it may: `$1.20 of about $4.80`; tokens without prices."""
+    if usage.usd is None:
+        return f"{usage.tokens:,} of about {usage.tokens / share:,.0f} tokens"
+    return f"${usage.usd:,.2f} of about ${usage.usd / share:,.2f}"
 
 
 @contextmanager

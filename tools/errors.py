@@ -20,6 +20,10 @@ ToolenvError
     ├── SandboxExhausted       every container is full (tools/sandbox/docker_sandbox.py)
     ├── WorkerLost             a worker process died (agents/collect.py)
     ├── ModelError             a model folder is missing or incomplete (agents/language_model.py)
+    ├── SettingsError          the settings of an endpoint can not be read (agents/chat_client.py)
+    ├── PolicyStopped          a policy can not go on (agents/policy.py)
+    │   ├── BudgetSpent          the next request does not fit into the budget (agents/budget.py)
+    │   └── EndpointError        an endpoint refused, or could not be reached (agents/chat_client.py)
     ├── FolderTaken            the folder holds a run with other settings (training/claim.py)
     └── DistillError           the settings of a distillation can not be read (training/distill.py)
 

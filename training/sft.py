@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from toolenv.agents.language_model import STYLE_FILE, ModelError, PromptStyle
+from toolenv.agents.language_model import CHAT_STYLE, STYLE_FILE, ModelError, PromptStyle
 from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.base_models import base_model_path
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from toolenv.training.sad import SADTrainer
 
 BASE_MODELS = ("toolenv-tiny", "toolenv-small")
-CHAT_STYLE = PromptStyle(dialect="hermes", aliases=False, system=True, tools=True)
 
 
 class LoraSettings(BaseModel):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -126,6 +127,62 @@ def test_what_is_there_is_not_made_again(tmp_path, contents):
     collect("crm", "oracle", n=40, out=tmp_path, shard_size=10)
     assert contents(tmp_path) == before, "the half-written file is gone, too"
     assert {path for path, at in made.items() if path.stat().st_mtime_ns != at} == {missing}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(count: int) -> Callable[[int, bool], None]:
+    done = 0
+
+    def advance(more: int, fresh: bool) -> None:
+        nonlocal done
+        done += more if fresh else 0
+        if done >= count:
+            raise Interrupted
+
+    return advance
+
+
+@pytest.mark.parametrize("torn", [0, 1, 50])
+def test_episodes_of_a_shard_that_was_not_finished_are_kept(tmp_path, contents, torn):
+    job = {"scenario": "crm", "policy_spec": "faulty:0.5", "n": 60, "trials": 2, "shard_size": 40}
+    collect(**job, out=tmp_path / "whole")
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        collect(**job, out=out, progress=interrupt_after(33))
+    journal = out / ".part-00000.journal"
+    lines = journal.read_bytes()
+    assert lines.count(b"\n") == 33
+    journal.write_bytes(lines[: len(lines) - torn])
+    told = []
+    collect(**job, out=out, progress=lambda count, fresh: told.append((count, fresh)))
+    assert told[0] == (33 - bool(torn), False)
+    assert told[1:] == [(1, True)] * (120 - told[0][0])
+    assert contents(out) == contents(tmp_path / "whole")
+    kept = (out / "part-00000.jsonl").read_bytes().splitlines()
+    assert set(lines.splitlines()[:-1]) <= set(kept), "they were not run again: even their timing is the same"
+
+
+def test_a_journal_that_was_left_beside_its_shard_is_cleared_away(tmp_path, contents):
+    job = {"scenario": "crm", "policy_spec": "oracle", "n": 20, "shard_size": 10, "out": tmp_path}
+    collect(**job)
+    before = contents(tmp_path)
+    (tmp_path / ".part-00001.journal").write_bytes((tmp_path / "part-00001.jsonl").read_bytes())
+    collect(**job)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("change", "told"), [("damage", "journal:2: "), ("double", "does not belong here")])
+def test_a_journal_that_was_tampered_with_is_named(tmp_path, change, told):
+    with pytest.raises(Interrupted):
+        collect("crm", "oracle", n=20, out=tmp_path, progress=interrupt_after(5))
+    journal = tmp_path / ".part-00000.journal"
+    first, _, *rest = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first, b"{}\n" if change == "damage" else first, *rest]))
+    with pytest.raises(RecordError, match=told):
+        collect("crm", "oracle", n=20, out=tmp_path)
 
 
 def test_an_unfinished_dataset_is_not_read_as_a_whole_one(tmp_path):

@@ -15,7 +15,9 @@ import typer.main
 from typer.testing import CliRunner
 
 from toolenv import cli
+from toolenv.agents.usage import Usage
 from toolenv.cli import app, main
+from toolenv.progress import cost_so_far
 from toolenv.scenarios import sampler
 
 runner = CliRunner()
@@ -257,3 +259,40 @@ def test_the_program_runs_from_any_folder(tmp_path: Path) -> None:
         [sys.executable, "-m", "toolenv", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "0.1.0"
+
+
+def test_a_budget_is_for_what_asks_an_endpoint(failing: Fail, tmp_path: Path) -> None:
+    told = failing("generate", "crm", "-n", "2", "--budget-usd", "1", "-o", tmp_path / "data")
+    assert "oracle asks no endpoint" in told
+    assert not (tmp_path / "data").exists()
+
+
+def test_settings_of_a_teacher_that_can_not_be_read_are_named(failing: Fail, tmp_path: Path) -> None:
+    (tmp_path / "teacher.yaml").write_text("model: m\ntimeout: 5\n")
+    told = failing("generate", "crm", "--teacher", f"llm:{tmp_path / 'teacher.yaml'}", "-o", tmp_path / "data")
+    assert told == f"error: {tmp_path / 'teacher.yaml'}: timeout: Extra inputs are not permitted\n"
+
+
+def test_what_is_not_installed_is_named_with_its_extra(
+    failing: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    told = failing("generate", "crm", "--teacher", "llm:gpt-5", "-o", tmp_path / "data")
+    assert "pip install 'toolenv[llm]'" in told
+
+
+def test_an_endpoint_that_is_not_there_is_one_line(
+    failing: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-sentinel-5f0c1d")
+    (tmp_path / "teacher.yaml").write_text("model: m\nbase_url: http://127.0.0.1:9/v1\nmax_retries: 0\n")
+    generate = ("generate", "crm", "-n", "2", "--teacher", f"llm:{tmp_path / 'teacher.yaml'}", "-o", tmp_path / "data")
+    told = failing(*generate)
+    assert told.startswith("error: m at http://127.0.0.1:9/v1: Connection error")
+    assert "sk-sentinel" not in told
+
+
+def test_the_cost_of_all_is_told_from_that_of_a_part() -> None:
+    assert cost_so_far(Usage(900, 100, usd=1.2, requests=2), 0.25) == "$1.20 of about $4.80"
+    assert cost_so_far(Usage(900, 100, requests=2), 0.5) == "1,000 of about 2,000 tokens"

