@@ -29,6 +29,7 @@ from toolenv.console import (
     print_json,
     scenario_named,
 )
+from toolenv.evaluation_commands import compare
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.tools.errors import OperatorError
@@ -50,6 +51,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
+app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
 
 
 def main() -> None:
@@ -276,7 +278,7 @@ def evaluate(
     """Measure a policy on held-out tasks."""
     from toolenv.agents.records import require_writable, whole_file
     from toolenv.training.evaluate import evaluate as run
-    from toolenv.training.evaluate import render_evaluation
+    from toolenv.training.evaluation_tables import render_evaluation
 
     if seed_start > MAX_SEED + 1 - n:
         raise ValueError(f"the {n} seeds from {seed_start} on must lie within 0 to {MAX_SEED}")

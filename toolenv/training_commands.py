@@ -334,7 +334,7 @@ def distill(
     from toolenv.scenarios.loading import load_scenario
     from toolenv.training.distill import DistillSettings
     from toolenv.training.distill import distill as run
-    from toolenv.training.evaluate import render_table
+    from toolenv.training.evaluation_tables import render_table
 
     settings = DistillSettings() if config is None else DistillSettings.read(config)
     result = run(load_scenario(scenario), output, settings, notify=_teller(quiet or as_json))

@@ -14,6 +14,7 @@ from toolenv.cli import app
 COMMANDS = {
     "audit",
     "base-model build",
+    "compare",
     "demo",
     "distill",
     "evaluate",
