@@ -29,7 +29,7 @@ from toolenv.console import (
     print_json,
     scenario_named,
 )
-from toolenv.evaluation_commands import compare
+from toolenv.evaluation_commands import compare, import_
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.tools.errors import OperatorError
@@ -52,6 +52,7 @@ app.add_typer(base_app, name="base-model")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
 app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
+app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`toolenv compare`: what is done with evaluations that were kept."""
+"""`toolenv compare`, `import`: evaluations that were kept, and logs from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from toolenv.console import Json_, out, print_json
+from toolenv.agents.formats import LogFormat
+from toolenv.console import Json_, Quiet, out, plain, print_json
+from toolenv.progress import progress_bar
+
+_SHOWN = 20
 
 
 def compare(
@@ -25,3 +29,35 @@ def compare(
         print_json(comparison.to_json())
     else:
         render_comparison(comparison, out)
+
+
+def import_(
+    logs: Annotated[Path, typer.Argument(help="A .jsonl (or .jsonl.gz) or .json file, or a folder of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the dataset.")],
+    form: Annotated[LogFormat, typer.Option("--format", help="How the logs are written.")] = LogFormat.OPENAI,
+    scenario: Annotated[
+        str | None, typer.Option(help="Whose toolbox is used, and whose tasks are carried out again.")
+    ] = None,
+    as_json: Json_ = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a dataset of logs from elsewhere. Exit status 1 if a conversation was skipped."""
+    from toolenv.agents.imports import REPORT_FILE, import_logs
+    from toolenv.scenarios.loading import load_scenario
+
+    loaded = None if scenario is None else load_scenario(scenario)
+    with progress_bar("importing", None, quiet or as_json) as advance:
+        report = import_logs(logs, form, output, scenario=loaded, progress=advance)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        for problem in report.skipped[:_SHOWN]:
+            out.print(f"[red]skipped:[/] {plain(problem)}", highlight=False, soft_wrap=True)
+        for note, count in report.notes.items():
+            out.print(f"[yellow]note:[/] {plain(note)}: {count}", highlight=False, soft_wrap=True)
+        native = f", {report.native} of them carried out again in {scenario}" if scenario else ""
+        more = f"; all of them in {REPORT_FILE}" if len(report.skipped) > _SHOWN else ""
+        told = f"{report.imported} imported{native}, {len(report.skipped)} skipped{more}; in {output}"
+        out.print(plain(told), highlight=False, soft_wrap=True)
+    if report.skipped:
+        raise typer.Exit(1)

@@ -21,6 +21,7 @@ COMMANDS = {
     "export",
     "filter",
     "generate",
+    "import",
     "replay",
     "sandbox build",
     "sandbox doctor",
