@@ -6,6 +6,7 @@ exception: where a scenario is named and the log's task is one of its tasks, the
 everything comes out as it was logged the record is a native one, with grade, effects and versions.
 
     part-00000.jsonl   the episodes
+    scenario.yaml      the scenario, if one was named
     tools.json         the tools that the logs declare, in OpenAI's form
     import.json        what was skipped, and why; what was read otherwise than it stands
 """
@@ -24,7 +25,7 @@ import orjson
 
 from toolenv.agents.atif import from_atif
 from toolenv.agents.conversations import Notes, read_conversation
-from toolenv.agents.dataset import TOOLS_FILE, DatasetMismatch
+from toolenv.agents.dataset import TOOLS_FILE, DatasetMismatch, write_scenario
 from toolenv.agents.formats import LogFormat
 from toolenv.agents.logged_tools import logged_toolbox, merged_tools
 from toolenv.agents.records import SHARD, whole_folder
@@ -99,6 +100,8 @@ def import_logs(
         for name in differing:
             reading.notes[f"tool {name} is declared in several ways: tools.json has the first"] += 1
         report.notes = dict(sorted(reading.notes.items()))
+        if scenario is not None:
+            write_scenario(partial, scenario)
         (partial / TOOLS_FILE).write_bytes(orjson.dumps(tools, option=orjson.OPT_INDENT_2) + b"\n")
         (partial / REPORT_FILE).write_bytes(report.to_json() + b"\n")
     return report

@@ -49,7 +49,7 @@ class LoggedTool(Tool):
         """
         try:
             error = next(iter(self._schema.iter_errors(arguments)), None)
-        except (Unresolvable, re.error) as problem:
+        except Unresolvable as problem:
             raise RecordError(f"tools: {self.name}: parameters: {problem}") from None
         if error is not None:
             where = ".".join(map(str, error.absolute_path))

@@ -1,17 +1,22 @@
-"""`toolenv compare`, `import`: evaluations that were kept, and logs from elsewhere."""
+"""`toolenv compare`, `import`, `measure`: evaluations that were kept, and episodes that were recorded or logged."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from toolenv.agents.formats import LogFormat
-from toolenv.console import Json_, Quiet, out, plain, print_json
+from toolenv.console import DatasetOrFile, Json_, Quiet, ScenarioOption, out, plain, print_json
 from toolenv.progress import progress_bar
 
+if TYPE_CHECKING:
+    from toolenv.training.metrics import Scores
+
 _SHOWN = 20
+JudgeSteps = Annotated[bool, typer.Option("--judge-steps/--no-judge-steps", help="Run every step on a fork first.")]
+Tools = Annotated[bool, typer.Option("--tools", help="Each tool's numbers, and which were confused.")]
 
 
 def compare(
@@ -61,3 +66,45 @@ def import_(
         out.print(plain(told), highlight=False, soft_wrap=True)
     if report.skipped:
         raise typer.Exit(1)
+
+
+def measure(
+    dataset: DatasetOrFile,
+    scenario: ScenarioOption = None,
+    judge_steps: JudgeSteps = True,
+    tools: Tools = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the metrics here, as JSON.")] = None,
+    as_json: Json_ = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure recorded episodes without running a policy: a dataset of ours, or imported logs."""
+    from toolenv.agents.records import require_writable, whole_file
+    from toolenv.scenarios.loading import load_scenario
+    from toolenv.training.evaluation_tables import render_measured
+    from toolenv.training.logs import measure_dataset
+
+    if output is not None:
+        require_writable(output)
+    loaded = None if scenario is None else load_scenario(scenario)
+    with progress_bar("measuring", None, quiet or as_json) as advance:
+        measured = measure_dataset(dataset, scenario=loaded, judge_steps=judge_steps, progress=advance)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(output) as stream:
+            stream.write(measured.to_json() + b"\n")
+    if as_json:
+        print_json(measured.to_json())
+    else:
+        render_measured(measured, out)
+        render_details(measured.overall, tools)
+
+
+def render_details(scores: Scores, tools: bool) -> None:
+    """Print all metrics with their intervals, and the tools if asked for."""
+    from toolenv.training.evaluation_tables import render_metrics, render_tools
+
+    out.print()
+    render_metrics(scores, out)
+    if tools:
+        out.print()
+        render_tools(scores, out)

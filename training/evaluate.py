@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final, Literal
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from toolenv.agents.intervals import Metric
 from toolenv.agents.mentor import MentoredPolicy
 from toolenv.agents.policies import make_policy
 from toolenv.agents.policy import Policy
@@ -87,6 +88,12 @@ class Evaluation:
     outcomes: dict[str, str]
     difficulties: dict[str, int] = field(default_factory=dict)
     elapsed_s: float = field(default=0.0, compare=False)
+
+    @property
+    def success(self) -> Metric:
+        """The share of episodes that the grader accepts; of a policy that was run, every outcome is known."""
+        assert self.overall.success is not None
+        return self.overall.success
 
     def to_json(self) -> bytes:
         return orjson.dumps(self)

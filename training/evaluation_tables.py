@@ -13,10 +13,12 @@ from rich.text import Text
 
 from toolenv.agents.intervals import Metric
 from toolenv.training.evaluate import EXPOSURES, Evaluation
+from toolenv.training.logs import Measured
 from toolenv.training.metrics import TOKENS, Scores
 
 # Short, so that a row fits a terminal of 80 columns.
 COLUMNS: Final = ("success [95% CI]", "valid", "invented", "F1", "steps", "tokens", "n")
+MISTAKES_SHOWN: Final = 15
 _LEGEND: Final = "valid: calls; invented: identifiers nothing had shown; F1: choice of tools"
 
 
@@ -39,7 +41,81 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     _print((evaluation.config.policy, *COLUMNS), [rows_of(evaluation)], console)
 
 
-def rows_of(evaluation: Evaluation) -> list[tuple[str, ...]]:
+def render_measured(measured: Measured, console: Console) -> None:
+    """Print what was measured of recorded episodes: overall, by policy and by task type."""
+    _print(("episodes", *COLUMNS), [rows_of(measured)], console)
+    known = f"outcome known of {measured.graded} of {measured.overall.episodes}"
+    console.print(f"{known}; {measured.elsewhere} are logs from elsewhere", style="dim", highlight=False)
+
+
+def render_metrics(scores: Scores, console: Console) -> None:
+    """Print every metric of a group that is defined, with its interval and what it is measured on."""
+    named = {
+        "success": scores.success,
+        **({f"pass^{k}": metric for k, metric in enumerate(scores.pass_k, 1)} if len(scores.pass_k) > 1 else {}),
+        "steps that are right": scores.step_correctness,
+        "right calls that are preferred": scores.routing_precision,
+        "regret, steps an episode": scores.regret,
+        "calls that are valid": scores.schema_validity,
+        "calls that repeat another": scores.repeated,
+        "identifiers invented": scores.hallucination,
+        "tool precision, macro": scores.tool_precision,
+        "tool recall, macro": scores.tool_recall,
+        "tool F1, macro": scores.tool_f1,
+        **{f"error {kind}": metric for kind, metric in scores.errors.items()},
+        "steps": scores.steps,
+        "steps per solved": scores.steps_per_solved,
+        f"{scores.token_unit}": scores.tokens,
+        f"{scores.token_unit} per solved": scores.tokens_per_solved,
+        "reasoning, characters a step": scores.reasoning,
+        "policy seconds": scores.policy_s,
+        "policy seconds per solved": scores.policy_s_per_solved,
+        "US dollars": scores.usd,
+        "US dollars per solved": scores.usd_per_solved,
+    }
+    rows = [(name, *_interval(metric)) for name, metric in named.items() if metric is not None]
+    console.print(compact_table(("metric", "value [95% CI]", "n"), [rows], console.width))
+
+
+def render_tools(scores: Scores, console: Console) -> None:
+    """Print each tool's numbers, and which decisions were wrong."""
+    rows = []
+    for name in sorted(scores.tool_errors.keys() | scores.tools.keys()):
+        tool, errors = scores.tools.get(name), scores.tool_errors.get(name)
+        rows.append(
+            (
+                name,
+                "–" if errors is None else str(errors.n),
+                _number(errors),
+                _number(None if tool is None else tool.precision),
+                _number(None if tool is None else tool.recall),
+                "–" if tool is None else f"{tool.f1:.3f}",
+            )
+        )
+    console.print(compact_table(("tool", "calls", "errors", "precision", "recall", "F1"), [rows], console.width))
+    wrong = [
+        (count, due, chosen) for due, row in scores.confusion.items() for chosen, count in row.items() if due != chosen
+    ]
+    if not wrong:
+        return
+    wrong.sort(key=lambda cell: (-cell[0], cell[1:]))
+    shown = [(f"{due} → {chosen}", str(count)) for count, due, chosen in wrong[:MISTAKES_SHOWN]]
+    console.print(compact_table(("due → chosen instead", "decisions"), [shown], console.width))
+    if len(wrong) > MISTAKES_SHOWN:
+        more = f"{len(wrong) - MISTAKES_SHOWN} rarer kinds of mistake are left out; --json has them all"
+        console.print(more, style="dim", highlight=False)
+
+
+def _interval(metric: Metric) -> tuple[str, str]:
+    return f"{_short(metric.value)} [{_short(metric.low)}, {_short(metric.high)}]", str(metric.n)
+
+
+def _short(value: float) -> str:
+    """Three decimals, or two digits of what is too small for them, such as seconds of a fast policy."""
+    return f"{value:.2g}" if 0 < value < 0.001 else f"{value:.3f}"
+
+
+def rows_of(evaluation: Evaluation | Measured) -> list[tuple[str, ...]]:
     """One row of text a group: its name, then a cell for each of `COLUMNS`."""
     return [(name, *_cells(scores)) for name, scores in evaluation.groups()]
 
@@ -75,7 +151,7 @@ def _cells(scores: Scores) -> tuple[str, ...]:
     success = scores.success
     approximately = "" if scores.token_unit == TOKENS else "≈"
     return (
-        f"{success.value:.3f} [{success.low:.3f}, {success.high:.3f}]",
+        "unknown" if success is None else _interval(success)[0],
         _number(scores.schema_validity),
         _number(scores.hallucination),
         _number(scores.tool_f1),

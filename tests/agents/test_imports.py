@@ -297,9 +297,8 @@ def test_a_schema_elsewhere_is_not_fetched():
     tools = logged_toolbox([spec("a", {"b": {"$ref": "http://127.0.0.1:9/schema.json"}})])
     with pytest.raises(RecordError, match=r"tools: a: parameters: .*schema\.json"):
         tools["a"].validate({"b": 1})
-    tools = logged_toolbox([spec("a", {"b": {"type": "string", "pattern": "("}})])
-    with pytest.raises(RecordError, match="tools: a: parameters"):
-        tools["a"].validate({"b": "1"})
+    with pytest.raises(RecordError, match=r"tools\.0\.parameters: '\(' is not a 'regex'"):
+        logged_toolbox([spec("a", {"b": {"type": "string", "pattern": "("}})])
 
 
 def test_a_logged_tool_validates_and_does_not_run():

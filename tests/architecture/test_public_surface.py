@@ -22,6 +22,7 @@ COMMANDS = {
     "filter",
     "generate",
     "import",
+    "measure",
     "replay",
     "sandbox build",
     "sandbox doctor",
