@@ -29,7 +29,7 @@ from toolenv.console import (
     print_json,
     scenario_named,
 )
-from toolenv.evaluation_commands import JudgeSteps, Tools, compare, import_, measure, render_details
+from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.tools.errors import OperatorError
@@ -53,6 +53,7 @@ app.command(epilog="Example: toolenv distill crm -o runs/distill --config distil
 app.add_typer(sandbox_app, name="sandbox")
 app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
 app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
+app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
 
 

@@ -1,4 +1,4 @@
-"""`toolenv compare`, `import`, `measure`: evaluations that were kept, and episodes that were recorded or logged."""
+"""`toolenv compare`, `import`, `measure`, `calibrate`: kept evaluations, recorded or logged episodes, and judges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolenv.agents.formats import LogFormat
-from toolenv.console import DatasetOrFile, Json_, Quiet, ScenarioOption, out, plain, print_json
+from toolenv.console import DatasetOrFile, Json_, Quiet, ScenarioOption, out, plain, print_json, scenario_named
 from toolenv.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def measure(
     quiet: Quiet = False,
 ) -> None:
     """Measure recorded episodes without running a policy: a dataset of ours, or imported logs."""
-    from toolenv.agents.records import require_writable, whole_file
+    from toolenv.agents.records import require_writable
     from toolenv.scenarios.loading import load_scenario
     from toolenv.training.evaluation_tables import render_measured
     from toolenv.training.logs import measure_dataset
@@ -88,10 +88,7 @@ def measure(
     loaded = None if scenario is None else load_scenario(scenario)
     with progress_bar("measuring", None, quiet or as_json) as advance:
         measured = measure_dataset(dataset, scenario=loaded, judge_steps=judge_steps, progress=advance)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(output) as stream:
-            stream.write(measured.to_json() + b"\n")
+    _keep(measured.to_json(), output)
     if as_json:
         print_json(measured.to_json())
     else:
@@ -108,3 +105,51 @@ def render_details(scores: Scores, tools: bool) -> None:
     if tools:
         out.print()
         render_tools(scores, out)
+
+
+def calibrate(
+    dataset: DatasetOrFile,
+    judge: Annotated[
+        str, typer.Option(help="exact, noisy:CHANCE, noisy:good=CHANCE,bad=CHANCE,abstain=CHANCE, or a model's folder.")
+    ],
+    scenario: ScenarioOption = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Episodes; all if left out.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Steps that the judge is asked about at once.")] = 1,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the report here, as JSON.")] = None,
+    as_json: Json_ = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a judge of steps with what each step is worth, exactly, over recorded episodes."""
+    from itertools import islice
+
+    from toolenv.agents.judge import make_judge
+    from toolenv.agents.records import read_trajectories, require_writable
+    from toolenv.training.calibration import calibrate as run
+    from toolenv.training.calibration import render_calibration
+
+    if output is not None:
+        require_writable(output)
+    judging = make_judge(judge)
+    with progress_bar("judging", n, quiet or as_json) as advance:
+        calibration = run(
+            scenario_named(dataset, scenario),
+            islice(read_trajectories(dataset), n),
+            judging,
+            concurrency=concurrency,
+            progress=advance,
+        )
+    _keep(calibration.to_json(), output)
+    if as_json:
+        print_json(calibration.to_json())
+    else:
+        render_calibration(calibration, out)
+
+
+def _keep(report: bytes, file: Path | None) -> None:
+    from toolenv.agents.records import whole_file
+
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as stream:
+        stream.write(report + b"\n")

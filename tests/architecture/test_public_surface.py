@@ -14,6 +14,7 @@ from toolenv.cli import app
 COMMANDS = {
     "audit",
     "base-model build",
+    "calibrate",
     "compare",
     "demo",
     "distill",
