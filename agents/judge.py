@@ -186,7 +186,8 @@ _LOUD = re.compile(r"(?<!not )\b(GOOD|BAD)\b")
 def read_verdict(reply: str) -> Opinion:
     """The verdict in a judge's reply: in JSON, at the head of a line, or as the one word in capitals.
 
-    Reasoning in `<think></think>` is left out, also where it was cut off. A reply without a verdict, or with both, is an abstention.
+    Reasoning in `<think></think>` is left out, also where it was cut off. A reply without a verdict, or with both, is
+    an abstention.
     """
     text = _ECHO.sub("", _THOUGHT.sub("", reply)).strip()
     why = " ".join(text.split())[:_WHY]

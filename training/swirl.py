@@ -54,6 +54,10 @@ class StepRewards(BaseModel):
     bad: float = 0.0
     abstain: float = 0.5
 
+    def __call__(self, env: ToolEnv, guide: Guide, action: Json) -> float:
+        """The exact reward."""
+        return self.by(ExactJudge())(env, guide, action)
+
     def by(self, judge: StepJudge) -> StepReward:
         """The rewards that a judge gives."""
 
@@ -160,6 +164,6 @@ def train_swirl(
     states = select_states(scenario, trajectories, settings.filter)
     if not states:
         raise ValueError(f"nothing to train on: the filter {settings.filter.value!r} leaves no episode")
-    reward = settings.rewards.by(judge or ExactJudge())
+    reward = settings.rewards if judge is None else settings.rewards.by(judge)
     sampler = step_sampler(scenario, states, reward, settings.policy_gradient)
     return train_policy(model, out, sampler, settings.policy_gradient, on_step=on_step)

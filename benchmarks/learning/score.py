@@ -36,7 +36,6 @@ from sad import with_interval
 
 from toolenv.agents.collect import collect
 from toolenv.agents.drift import DriftedPolicy, ResponseDrift
-from toolenv.agents.judge import ExactJudge
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.mentor import CORRECTED, KeyStep, key_steps
 from toolenv.agents.records import read_trajectories, whole_file
@@ -141,7 +140,7 @@ class Seed:
         self.make(start)
         settings = PolicyGradientSettings.model_validate({**RL, "seed": self.seed})
         states = select_states(self.scenario, episodes, kind)
-        sampler = step_sampler(self.scenario, states, StepRewards().by(ExactJudge()), settings)
+        sampler = step_sampler(self.scenario, states, StepRewards(), settings)
         train_policy(self.student(start), self.student(arm), sampler, settings, on_step=_say(arm))
 
     def measure(self, arm: str, evaluated: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolenv.agents.faulty import FaultyPolicy
-from toolenv.agents.judge import ExactJudge, NoisyJudge, Opinion, Verdict
+from toolenv.agents.judge import NoisyJudge, Opinion, Verdict
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.rollout import Attempt, rollout
@@ -51,7 +51,7 @@ def test_steps_are_worth_what_their_label_is(crm: Scenario) -> None:
     env = ToolEnv(crm, families="all")
     guide = State("crm/order_status/17").enter(env)
     order = env.task.variables["order"]["id"]
-    rewards = StepRewards().by(ExactJudge())
+    rewards = StepRewards()
     worth = {
         name: rewards(env, guide, {"name": name, "arguments": {"order_id": order}})
         for name in ("get_order_status", "get_order_by_id", "get_invoice_by_order")
@@ -74,7 +74,7 @@ def test_groups_share_a_state_and_differ_in_what_was_sampled(
     crm: Scenario, solved: list[Trajectory], fresh_model: Path
 ) -> None:
     states = select_states(crm, solved, StepFilter.PROCESS)
-    sampler = step_sampler(crm, states, StepRewards().by(ExactJudge()), FAST)
+    sampler = step_sampler(crm, states, StepRewards(), FAST)
     policy = LanguageModelPolicy(fresh_model, temperature=1.0, max_new_tokens=8)
     groups = sampler(policy, 5)
     assert [len(group) for group in groups] == [2, 2, 2]
