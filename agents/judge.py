@@ -266,7 +266,8 @@ def make_judge(spec: str) -> StepJudge:
         return ExactJudge()
     kind, colon, rest = spec.partition(":")
     if kind == "noisy" and colon:
-        return NoisyJudge(**_chances(rest))
+        chances = _chances(rest)
+        return NoisyJudge(chances["good"], chances["bad"], chances.get("abstain", 0.0))
     if (Path(spec) / "config.json").is_file():
         return LLMJudge(LocalModel(spec), Path(spec).name)
     raise ValueError(
