@@ -148,7 +148,7 @@ class _Reading:
         if self.form is LogFormat.ATIF:
             row = from_atif(row)
         toolbox = self._toolbox(row)
-        found = read_conversation(row, toolbox, where, notes)
+        found = read_conversation(row, toolbox, Path(where).name, notes)
         own = found.task.split("/", 2)[2]
         if self._env is not None and own.startswith(f"{self._env.scenario.name}/"):
             try:

@@ -224,12 +224,14 @@ class LocalModel:
 
     def __init__(self, folder: str | Path, *, max_new_tokens: int = 64) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
         from toolenv.agents.language_model import ModelError
 
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here: config.json is missing")
+        logging.disable_progress_bar()  # its bar for loading weights
         self._model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._max_new_tokens = max_new_tokens
@@ -244,7 +246,9 @@ class LocalModel:
             text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         else:
             text = "\n\n".join(str(message["content"]) for message in messages) + "\n"
-        ids = self._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][:, -self._room :]
+        # Not verbose: a prompt that is too long is cut here.
+        encoded = self._tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)
+        ids = encoded["input_ids"][:, -self._room :]
         with torch.inference_mode():
             written = self._model.generate(
                 ids,

@@ -58,10 +58,10 @@ def import_(
     else:
         for problem in report.skipped[:_SHOWN]:
             out.print(f"[red]skipped:[/] {plain(problem)}", highlight=False, soft_wrap=True)
-        for note, count in report.notes.items():
+        for note, count in list(report.notes.items())[:_SHOWN]:
             out.print(f"[yellow]note:[/] {plain(note)}: {count}", highlight=False, soft_wrap=True)
         native = f", {report.native} of them carried out again in {scenario}" if scenario else ""
-        more = f"; all of them in {REPORT_FILE}" if len(report.skipped) > _SHOWN else ""
+        more = f"; all is told in {REPORT_FILE}" if max(len(report.skipped), len(report.notes)) > _SHOWN else ""
         told = f"{report.imported} imported{native}, {len(report.skipped)} skipped{more}; in {output}"
         out.print(plain(told), highlight=False, soft_wrap=True)
     if report.skipped:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolenv.agents.conversations import TOOL_ERROR, UNTYPED, Notes, read_conversation
+from toolenv.agents.dataset import DatasetMismatch
 from toolenv.agents.exports import export
 from toolenv.agents.formats import LogFormat
 from toolenv.agents.grounding import identifier_uses
@@ -377,6 +378,67 @@ def test_nothing_to_import_is_an_error_and_leaves_nothing(tmp_path, content):
     assert list(tmp_path.iterdir()) == [log]
     with pytest.raises(RecordError, match="no such file"):
         import_logs(tmp_path / "none", LogFormat.OPENAI, tmp_path / "out")
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    log, out = tmp_path / "log.jsonl", tmp_path / "out"
+    log.write_bytes(lines(GOOD))
+    import_logs(log, LogFormat.OPENAI, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(DatasetMismatch, match="holds something already"):
+        import_logs(log, LogFormat.OPENAI, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"reward": "high"}, "reward: not a number"),
+        ({"tools": "[nonsense"}, "tools: a text that is not JSON"),
+        ({"tools": [{"function": {"name": "a", "parameters": {"$ref": "#/nowhere"}}}]}, None),
+    ],
+)
+def test_what_stands_beside_the_messages_is_checked(tmp_path, change, problem):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(lines({**GOOD, **change}, GOOD))
+    report = import_logs(log, LogFormat.OPENAI, tmp_path / "out")
+    assert report.skipped == ([] if problem is None else [f"{log}:1: {problem}"])
+
+
+def test_a_damaged_json_file_is_told_and_the_next_one_read(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a.json").write_bytes(b"[{")
+    (logs / "b.json").write_bytes(orjson.dumps(GOOD))
+    report = import_logs(logs, LogFormat.OPENAI, tmp_path / "out")
+    assert report.imported == 1
+    assert report.skipped[0].startswith(f"{logs / 'a.json'}: record: not JSON")
+    (found,) = read_trajectories(tmp_path / "out")
+    assert found.task == f"{ELSEWHERE}/{UNTYPED}/b.json", "no folder of this machine"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda row: row["extra"].update(task="crm/no_family/1"), "task: 'crm/no_family/1': not a task of crm"),
+        (lambda row: row["steps"].pop(), "step 2: the episode has not ended"),
+        (
+            lambda row: row["steps"].append({"source": "agent", "message": "So."}),
+            "step 4: the episode has ended before",
+        ),
+        (lambda row: row["steps"][2]["observation"]["results"][0].update(content="{}"), "step 1: observation: other"),
+    ],
+)
+def test_an_episode_that_comes_out_otherwise_stays_one_from_elsewhere(tmp_path, play, scenario, change, problem):
+    (ours,) = (t for t in play("oracle", [3], family="invoice_payment") if len(t.steps) == 3)
+    (row,) = export([ours], "atif", scenario.toolbox.to_openai())
+    change(row)
+    (tmp_path / "one.json").write_bytes(orjson.dumps(row))
+    report = import_logs(tmp_path / "one.json", LogFormat.ATIF, tmp_path / "out", scenario=scenario)
+    assert (report.imported, report.native) == (1, 0)
+    assert any(problem in note for note in report.notes), report.notes
+    (found,) = read_trajectories(tmp_path / "out")
+    assert (found.scenario, found.scenario_version, found.seed) == (ELSEWHERE, "", 0)
 
 
 ATIF = {
