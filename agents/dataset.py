@@ -125,13 +125,18 @@ def write_card(out: Path, manifest: DatasetManifest, counts: Counts, **more: Any
 
 def write_context(out: Path, manifest: DatasetManifest, scenario: Scenario) -> None:
     """Write what a folder of shards is read by: scenario, its own database if it has one, tools and manifest."""
+    write_scenario(out, scenario)
+    tools = orjson.dumps(scenario.toolbox.to_openai(), option=orjson.OPT_INDENT_2)
+    _write(out / TOOLS_FILE, tools + b"\n")
+    _write(out / MANIFEST, manifest.to_json())
+
+
+def write_scenario(out: Path, scenario: Scenario) -> None:
+    """Write a scenario's file, and its own database if it has one."""
     _write(out / SCENARIO_FILE, scenario.source)
     if (own := scenario.worlds.own) is not None:
         (out / own.path).parent.mkdir(parents=True, exist_ok=True)
         _write(out / own.path, own.source)
-    tools = orjson.dumps(scenario.toolbox.to_openai(), option=orjson.OPT_INDENT_2)
-    _write(out / TOOLS_FILE, tools + b"\n")
-    _write(out / MANIFEST, manifest.to_json())
 
 
 def _write(path: Path, data: bytes) -> None:

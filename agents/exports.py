@@ -5,6 +5,7 @@
   schemas of all rows into one.
 - sharegpt: `conversations` of human, gpt, function_call and observation. Reasoning stands in `<think></think>` before
   what it led to; such marks inside of text are escaped by a backslash.
+- atif: the Agent Trajectory Interchange Format, one document a line; see `atif.py`.
 
 A step that could not be read stays: assistant text, and the user's reply to it.
 """
@@ -18,11 +19,12 @@ from typing import Any
 
 import orjson
 
+from toolenv.agents.atif import from_atif, to_atif
 from toolenv.agents.dataset import TOOLS_FILE
 from toolenv.agents.formats import Format
 from toolenv.agents.records import read_trajectories, whole_file, write_parquet
 from toolenv.agents.trajectory import Trajectory
-from toolenv.envs.turn import Message
+from toolenv.envs.turn import SHOWN_RAW, Message
 from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import RecordError
 
@@ -39,7 +41,7 @@ def export(trajectories: Iterable[Trajectory], format: str, tools: Sequence[Json
         ValueError: there is no such format of messages.
     """
     write = _message_format(format)[0]
-    return (write(trajectory.messages, list(tools)) for trajectory in trajectories)
+    return (write(trajectory, list(tools)) for trajectory in trajectories)
 
 
 def import_messages(row: Row, format: str) -> list[Message]:
@@ -81,8 +83,8 @@ def _chosen(folder: Path, successful_only: bool) -> Iterator[Trajectory]:
 # -- OpenAI --------------------------------------------------------------------------------------------
 
 
-def _to_openai(messages: list[Message], tools: list[Json]) -> Row:
-    return {"messages": [to_wire(message) for message in messages], "tools": tools}
+def _to_openai(trajectory: Trajectory, tools: list[Json]) -> Row:
+    return {"messages": [to_wire(message) for message in trajectory.messages], "tools": tools}
 
 
 def to_wire(message: Message) -> Message:
@@ -120,8 +122,8 @@ def _with_arguments(call: Json, change: Callable[[Any], Json]) -> Json:
 # -- TRL and Hugging Face's chat templates -------------------------------------------------------------
 
 
-def _to_trl(messages: list[Message], tools: list[Json]) -> Row:
-    return {"messages": messages, "tools": json_text(tools)}
+def _to_trl(trajectory: Trajectory, tools: list[Json]) -> Row:
+    return {"messages": trajectory.messages, "tools": json_text(tools)}
 
 
 def _from_trl(row: Row) -> list[Message]:
@@ -135,9 +137,9 @@ _ESCAPED_OPEN = re.compile(r"\A<(\\*)think>")
 _ESCAPED_CLOSE = re.compile(r"<(\\*)/think>")
 
 
-def _to_sharegpt(messages: list[Message], tools: list[Json]) -> Row:
+def _to_sharegpt(trajectory: Trajectory, tools: list[Json]) -> Row:
     system, turns = "", []
-    for message in messages:
+    for message in trajectory.messages:
         role, content = message["role"], message["content"]
         if role == "system":
             system = content
@@ -191,17 +193,38 @@ def _split_thought(value: str) -> tuple[str | None, str]:
     return _ESCAPED_CLOSE.sub(lambda mark: f"<{mark[1][1:]}/think>", thought), rest
 
 
-_FORMATS: dict[Format, tuple[Callable[[list[Message], list[Json]], Row], Callable[[Row], list[Message]]]] = {
+# -- ATIF ----------------------------------------------------------------------------------------------
+
+
+def _from_atif(row: Row) -> list[Message]:
+    messages = _from_openai({"messages": [_with_texts(message) for message in from_atif(row)["messages"]]})
+    for message in messages:  # what could not be read is shown in part, as the environment does
+        if message["role"] == "assistant" and "reasoning_content" not in message:
+            message["content"] = message["content"][:SHOWN_RAW]
+    return messages
+
+
+def _with_texts(message: Message) -> Message:
+    """The message with its arguments as on the wire."""
+    if "tool_calls" not in message:
+        return message
+    return {**message, "tool_calls": [_with_arguments(call, json_text) for call in message["tool_calls"]]}
+
+
+_Write = Callable[[Trajectory, list[Json]], Row]
+_Read = Callable[[Row], list[Message]]
+_FORMATS: dict[Format, tuple[_Write, _Read]] = {
     Format.OPENAI: (_to_openai, _from_openai),
     Format.TRL: (_to_trl, _from_trl),
     Format.SHAREGPT: (_to_sharegpt, _from_sharegpt),
+    Format.ATIF: (to_atif, _from_atif),
 }
 
 
 MESSAGE_FORMATS = tuple(_FORMATS)
 
 
-def _message_format(name: str) -> tuple[Callable[[list[Message], list[Json]], Row], Callable[[Row], list[Message]]]:
+def _message_format(name: str) -> tuple[_Write, _Read]:
     if (form := Format(name)) not in _FORMATS:
         raise ValueError(f"{name} keeps records, not messages; formats of messages are: {', '.join(_FORMATS)}")
     return _FORMATS[form]

@@ -1,8 +1,8 @@
 """The record of an episode: one versioned, frozen form that everything downstream is a view of.
 
-A record replays: scenario and task id give the world and the request, `steps[i].action` gives what was done, and the
-observations must come out the same to the byte. Timing is kept apart, since it does not replay. What can be derived
-(messages, tool sequence, number of steps) is a property.
+A record of ours replays: scenario and task id give the world and the request, `steps[i].action` gives what was done,
+and the observations must come out the same to the byte. Timing is kept apart, since it does not replay. What can be
+derived (messages, tool sequence, number of steps) is a property.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from toolenv.tools.errors import RecordError
 
 SCHEMA_VERSION = 1
 MAX_RECORDED_DEPTH = 100
+ELSEWHERE = "(elsewhere)"
+"""The scenario of an episode that was logged elsewhere (`imports.py`): no scenario can have this name."""
 
 # Unknown fields are refused, and so is a number where text should be.
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -35,7 +37,7 @@ class Step:
     Attributes:
         action: what was handed to the environment: a mapping, or its text if it could not be read or is nested too
             deep for a record.
-        observation: the text of the reply; "" after an answer.
+        observation: the text of the reply; "" after an answer, but in a log from elsewhere the user may reply to one.
         effect: "read" or "write" of the tool that was called, or None.
         error: the type of the error, or None.
         text: what the policy wrote, control tokens included.
@@ -122,6 +124,11 @@ class Trajectory:
     usage: tuple[Usage | None, ...] | None = None
 
     @property
+    def graded(self) -> bool:
+        """Whether its success is known; of an episode from elsewhere it is only if the log tells."""
+        return self.scenario != ELSEWHERE or bool(self.grade)
+
+    @property
     def messages(self) -> list[Message]:
         """The conversation in canonical form, as the environment gave it."""
         messages: list[Message] = [
@@ -203,7 +210,8 @@ def messages_of_step(step: Step, number: int) -> list[Message]:
     if isinstance(action, Call):
         return call_messages(action, number, result)
     if isinstance(action, Answer):
-        return answer_messages(action)
+        reply = [{"role": "user", "content": step.observation}] if step.observation else []
+        return answer_messages(action) + reply
     return unreadable_messages(action, result)
 
 

@@ -1,10 +1,11 @@
 """How fast trajectories are collected, beside a floor measured in the same run; and whether memory stays flat.
 
-    python benchmarks/generate_speed.py [--json] [-n 5000] [--repeats 3] [--soak 100000]
+    python benchmarks/generate_speed.py [--json] [-n 5000] [--repeats 3] [--soak 100000] [--evaluate 10000]
 
 Each repeat collects `n` oracle episodes of `crm` to disk in one process, and then writes the same lines again with
 orjson and fsync alone, which is the floor. CPU seconds are printed beside wall seconds, since cores are often shared.
-With `--soak`, memory (peak resident set) is read after a tenth of that many episodes and at the end.
+With `--evaluate`, that many oracle episodes are evaluated, too, every step judged on a fork; with `--soak`, memory
+(peak resident set) is read after a tenth of that many episodes and at the end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import orjson
 
 from toolenv.agents.collect import collect
 from toolenv.agents.records import read_trajectories
+from toolenv.training.evaluate import evaluate
 
 
 def measure(n: int, repeats: int) -> dict[str, float]:
@@ -53,6 +55,13 @@ def measure(n: int, repeats: int) -> dict[str, float]:
     }
 
 
+def evaluation(n: int) -> dict[str, float]:
+    """Wall and CPU seconds of evaluating the oracle on `n` tasks of all families."""
+    began, began_cpu = time.perf_counter(), time.process_time()
+    evaluate("crm", "oracle", n=n, families="all")
+    return {"episodes": n, "wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - began_cpu}
+
+
 def soak(n: int) -> list[dict[str, float]]:
     """Peak memory in MB after n / 10 and after n episodes, each in a fresh process."""
     program = (
@@ -76,9 +85,11 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=5_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--soak", type=int, default=0)
+    parser.add_argument("--evaluate", type=int, default=0)
     options = parser.parse_args()
     figures: dict[str, Any] = {**measure(options.n, options.repeats), "load": os.getloadavg()[0]}
     figures["soak"] = soak(options.soak) if options.soak else []
+    figures["evaluation"] = [evaluation(options.evaluate)] if options.evaluate else []
     if options.json:
         print(json.dumps(figures))
         return
@@ -88,6 +99,10 @@ def main() -> None:
         f"floor (the same lines by orjson and fsync): {figures['floor_per_s']:,.0f}/s, "
         f"ratio {figures['floor_per_s'] / figures['wall_per_s']:.0f}; {figures['bytes']:,.0f} bytes a trajectory"
     )
+    for row in figures["evaluation"]:
+        print(
+            f"{row['episodes']:,} episodes evaluated: {row['wall_s']:.1f} s, {row['cpu_s']:.1f} CPU seconds (target 60)"
+        )
     for row in figures["soak"]:
         print(f"peak memory after {row['episodes']:,} episodes: {row['peak_mb']:.1f} MB")
 

@@ -17,7 +17,7 @@ from toolenv.tools.calls import Json, ToolResult
 
 Message = dict[str, Json]
 Info = dict[str, Any]
-_SHOWN_RAW = 2_000
+SHOWN_RAW = 2_000
 
 
 class Observation(TypedDict):
@@ -101,7 +101,7 @@ def call_messages(call: Call, step: int, result: ToolResult) -> list[Message]:
 
 def unreadable_messages(action: Malformed, result: ToolResult) -> list[Message]:
     """What could not be read, and the error. There is no call to reply to, so the user role replies."""
-    assistant = {"role": "assistant", "content": action.raw[:_SHOWN_RAW]}
+    assistant = {"role": "assistant", "content": action.raw[:SHOWN_RAW]}
     return [assistant, {"role": "user", "content": result.text}]
 
 

@@ -29,6 +29,7 @@ from toolenv.console import (
     print_json,
     scenario_named,
 )
+from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.tools.errors import OperatorError
@@ -50,6 +51,10 @@ app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
+app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
+app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
+app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
+app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
 
 
 def main() -> None:
@@ -286,13 +291,15 @@ def evaluate(
     processes: Annotated[int, typer.Option("--processes", "-p", min=1, help="Worker processes.")] = 1,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the evaluation here, as JSON.")] = None,
     trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
+    judge_steps: JudgeSteps = True,
+    tools: Tools = False,
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a policy on held-out tasks."""
     from toolenv.agents.records import require_writable, whole_file
     from toolenv.training.evaluate import evaluate as run
-    from toolenv.training.evaluate import render_evaluation
+    from toolenv.training.evaluation_tables import render_evaluation
 
     if seed_start > MAX_SEED + 1 - n:
         raise ValueError(f"the {n} seeds from {seed_start} on must lie within 0 to {MAX_SEED}")
@@ -313,6 +320,7 @@ def evaluate(
             batch=batch,
             processes=processes,
             trajectories=trajectories,
+            judge_steps=judge_steps,
             progress=lambda done, total: advance(1),
         )
     if output is not None:
@@ -323,6 +331,7 @@ def evaluate(
         print_json(evaluation.to_json())
     else:
         render_evaluation(evaluation, out)
+        render_details(evaluation.overall, tools)
 
 
 @base_app.command("build", epilog="Example: toolenv base-model build small")

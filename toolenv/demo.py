@@ -20,7 +20,8 @@ from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.progress import training_progress
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
-from toolenv.training.evaluate import Evaluation, evaluate, render_evaluation, render_table
+from toolenv.training.evaluate import Evaluation, evaluate
+from toolenv.training.evaluation_tables import render_evaluation, render_table
 
 
 @dataclass(frozen=True, slots=True)

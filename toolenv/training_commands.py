@@ -233,11 +233,13 @@ def train_swirl(
     groups: Annotated[int, typer.Option(min=1, help="States a step.")] = 24,
     group_size: Annotated[int, typer.Option(min=2, help="Actions sampled at each.")] = 6,
     learning_rate: Annotated[float, typer.Option(help="Constant, after a short warm-up.")] = 1e-4,
+    judge: Annotated[str, typer.Option(help="Who rewards a step: exact, noisy:CHANCE, or a model's folder.")] = "exact",
     seed: TrainingSeed = 0,
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
     """SWiRL: step-wise RL at the states of recorded episodes, with exact rewards. The same command resumes."""
+    from toolenv.agents.judge import make_judge
     from toolenv.agents.records import read_trajectories
     from toolenv.training.policy_gradient import PolicyGradientSettings
     from toolenv.training.sft import is_main_process
@@ -255,7 +257,15 @@ def train_swirl(
     )
     main = is_main_process()
     with progress_bar("SWiRL", steps, quiet or as_json or not main) as advance:
-        log = run(loaded, read_trajectories(dataset), model, output, settings, on_step=lambda _: advance(1))
+        log = run(
+            loaded,
+            read_trajectories(dataset),
+            model,
+            output,
+            settings,
+            judge=make_judge(judge),
+            on_step=lambda _: advance(1),
+        )
     if not main:
         return
     if as_json:
@@ -334,7 +344,7 @@ def distill(
     from toolenv.scenarios.loading import load_scenario
     from toolenv.training.distill import DistillSettings
     from toolenv.training.distill import distill as run
-    from toolenv.training.evaluate import render_table
+    from toolenv.training.evaluation_tables import render_table
 
     settings = DistillSettings() if config is None else DistillSettings.read(config)
     result = run(load_scenario(scenario), output, settings, notify=_teller(quiet or as_json))

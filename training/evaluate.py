@@ -1,4 +1,4 @@
-"""Evaluation: a policy on tasks it was not trained on, as numbers with intervals; and two policies on the same tasks.
+"""Evaluation: a policy on tasks it was not trained on, as numbers with intervals.
 
 An `Evaluation` is a versioned record: what was run, the metrics overall and by family, difficulty and exposure, and
 the outcome of every episode, so that two of them can be compared pair by pair later. It depends on the policy, the
@@ -13,23 +13,17 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-import numpy as np
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from rich import box
-from rich.console import Console, JustifyMethod
-from rich.table import Table
-from rich.text import Text
 
-from toolenv.agents.intervals import Z_95, Metric
+from toolenv.agents.intervals import Metric
 from toolenv.agents.mentor import MentoredPolicy
 from toolenv.agents.policies import make_policy
 from toolenv.agents.policy import Policy
@@ -41,11 +35,14 @@ from toolenv.scenarios.sampler import Sampler
 from toolenv.scenarios.splits import FIRST_TEST_SEED, split_of
 from toolenv.tools.errors import RecordError, SandboxLost
 from toolenv.tools.version import __version__
-from toolenv.training.metrics import TOKENS, EpisodeMeasure, Scores, measure, summarize
+from toolenv.training.metrics import EpisodeMeasure, Scores, measure, summarize
 
 SCHEMA_VERSION: Final = 1
 _STRICT = ConfigDict(extra="forbid", strict=True)
 _SEEDS_A_TASK: Final = 64
+
+EXPOSURES: Final = {"train": "families trained on", "unseen": "families never seen"}
+"""What a scenario says of a family -> what tables call such families."""
 
 Progress = Callable[[int, int], None]
 
@@ -76,6 +73,7 @@ class Evaluation:
         by_family, by_difficulty: metrics of the episodes of each; difficulties are "1" to "5".
         by_exposure: "train" of families that training may use, "unseen" of the others.
         outcomes: task id -> one letter a trial: 1 solved, 0 not, - sandbox lost.
+        difficulties: family -> its difficulty, 1 to 5; empty in evaluations that were kept before there was the field.
         elapsed_s: seconds the evaluation took; not compared, since it does not replay.
     """
 
@@ -88,7 +86,14 @@ class Evaluation:
     by_difficulty: dict[str, Scores]
     by_exposure: dict[str, Scores]
     outcomes: dict[str, str]
+    difficulties: dict[str, int] = field(default_factory=dict)
     elapsed_s: float = field(default=0.0, compare=False)
+
+    @property
+    def success(self) -> Metric:
+        """The share of episodes that the grader accepts; of a policy that was run, every outcome is known."""
+        assert self.overall.success is not None
+        return self.overall.success
 
     def to_json(self) -> bytes:
         return orjson.dumps(self)
@@ -111,13 +116,9 @@ class Evaluation:
     def groups(self) -> Iterator[tuple[str, Scores]]:
         """All groups with their names, from overall to single families."""
         yield "all", self.overall
-        yield from ((_EXPOSURES[name], scores) for name, scores in self.by_exposure.items())
+        yield from ((EXPOSURES[name], scores) for name, scores in self.by_exposure.items())
         yield from ((f"difficulty {level}", scores) for level, scores in self.by_difficulty.items())
         yield from self.by_family.items()
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """One row of text a group: its name, then a cell for each of `COLUMNS`."""
-        return [(name, *_cells(scores)) for name, scores in self.groups()]
 
 
 @lru_cache(1)
@@ -287,8 +288,9 @@ def _evaluation(
         overall=summarize(measures, seed=seed),
         by_family=_by(measures, lambda m: m.family, config.families, seed),
         by_difficulty=_by(measures, lambda m: str(m.difficulty), "12345", seed),
-        by_exposure=_by(measures, lambda m: exposure[m.family], tuple(_EXPOSURES), seed),
+        by_exposure=_by(measures, lambda m: exposure[m.family], tuple(EXPOSURES), seed),
         outcomes=dict(outcomes),
+        difficulties={name: scenario.families[name].difficulty for name in config.families},
         elapsed_s=round(time.perf_counter() - began, 3),
     )
 
@@ -302,138 +304,3 @@ def _by(
         if not m.lost:
             groups[key(m)].append(m)
     return {name: summarize(groups[name], seed=seed) for name in order if name in groups}
-
-
-# -- comparing -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two policies on the same tasks, first minus second.
-
-    Attributes:
-        success: difference of success, -1 to 1; `n` is tasks.
-        p_value: of the hypothesis that the two are exchangeable on every task.
-        first_only, second_only: episodes that only one of them solved.
-    """
-
-    success: Metric
-    p_value: float
-    first_only: int
-    second_only: int
-
-
-def compare(first: Evaluation, second: Evaluation) -> Comparison:
-    """Compare the success of two policies, paired by task and trial; pairs that lost a sandbox are left out.
-
-    The p-value is that of the exact two-sided sign-flip test on the tasks' differences; with one trial a task this
-    is McNemar's exact test. The interval is Bonett and Price's (2012) for paired proportions: Wald's with one
-    imagined task for either side, which keeps its width where the two never differ.
-
-    Raises:
-        ValueError: other versions of the scenario, or no task in common.
-    """
-    a, b = first.config, second.config
-    if (a.scenario, a.scenario_version) != (b.scenario, b.scenario_version):
-        raise ValueError(
-            f"not the same tasks: {a.scenario} at version {a.scenario_version} and "
-            f"{b.scenario} at version {b.scenario_version}"
-        )
-    differences: list[float] = []
-    units: list[int] = []
-    only = Counter[str]()
-    for task in first.outcomes.keys() & second.outcomes.keys():
-        pairs = [x + y for x, y in zip(first.outcomes[task], second.outcomes[task], strict=False) if "-" not in x + y]
-        if pairs:
-            only.update(pairs)
-            units.append(pairs.count("10") - pairs.count("01"))
-            differences.append(units[-1] / len(pairs))
-    if not differences:
-        raise ValueError(f"{a.policy} and {b.policy} were not evaluated on any task in common")
-    return Comparison(_difference(np.array(differences)), _sign_flip(units), only["10"], only["01"])
-
-
-def _difference(differences: np.ndarray[Any, np.dtype[np.float64]]) -> Metric:
-    """Bonett and Price's interval of the mean of differences within -1 to 1."""
-    value = float(differences.mean())
-    padded = np.append(differences, (1.0, -1.0))
-    half = Z_95 * float(padded.std()) / len(padded) ** 0.5
-    centre = float(padded.mean())
-    low, high = max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half))
-    return Metric(value, low, high, len(differences))
-
-
-def _sign_flip(units: Sequence[int]) -> float:
-    """P(|S| >= |observed|) for S the sum of the numbers with signs drawn at random: exact, by convolution."""
-    sizes = [abs(unit) for unit in units if unit]
-    observed, most = abs(sum(units)), sum(sizes)
-    chances = np.zeros(2 * most + 1)
-    chances[most] = 1.0
-    for size in sizes:
-        chances = (np.roll(chances, size) + np.roll(chances, -size)) / 2
-    sums = np.abs(np.arange(-most, most + 1))
-    return min(1.0, float(chances[sums >= observed].sum()))
-
-
-# -- showing -------------------------------------------------------------------------------------------
-
-# Short, so that a row fits a terminal of 80 columns.
-COLUMNS: Final = ("success [95% CI]", "valid", "invented", "F1", "steps", "tokens", "n")
-_LEGEND: Final = "valid: calls; invented: identifiers nothing had shown; F1: choice of tools"
-_EXPOSURES: Final = {"train": "families trained on", "unseen": "families never seen"}
-
-
-def render_table(evaluations: Mapping[str, Evaluation], console: Console) -> None:
-    """Print policies side by side, for each kind of family that they were evaluated on.
-
-    Args:
-        evaluations: the name to show -> its evaluation.
-    """
-    sections = [
-        [(heading,), *((f"  {name}", *_cells(e.by_exposure[exposure])) for name, e in shown.items())]
-        for exposure, heading in _EXPOSURES.items()
-        if (shown := {name: e for name, e in evaluations.items() if exposure in e.by_exposure})
-    ]
-    _print(("policy", *COLUMNS), sections, console)
-
-
-def render_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print one evaluation: overall, by exposure, by difficulty and by family."""
-    _print((evaluation.config.policy, *COLUMNS), [evaluation.rows()], console)
-
-
-def _print(headings: Sequence[str], sections: Sequence[Sequence[tuple[str, ...]]], console: Console) -> None:
-    """Print a table of names and numbers, a line between sections; a name that is too long is cut, never a number."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    columns = list(zip_longest(headings, *(row for section in sections for row in section), fillvalue=""))
-    widths = [max(map(len, column)) for column in columns]
-    room = console.width - sum(widths[1:]) - len(COLUMNS)
-    for heading, width in zip(headings, [min(widths[0], max(8, room)), *widths[1:]], strict=True):
-        justify: JustifyMethod = "right" if table.columns else "left"
-        table.add_column(Text(heading), justify=justify, no_wrap=True, width=width)
-    for section in sections:
-        for row in section:
-            table.add_row(*map(Text, row))  # text, not markup: names come from users
-        table.add_section()
-    console.print(table)
-    console.print(_LEGEND, style="dim", highlight=False)
-    if any(cell.startswith("≈") for section in sections for row in section for cell in row[-2:]):
-        console.print("≈ a quarter of the characters, where the policy records no tokens", style="dim")
-
-
-def _cells(scores: Scores) -> tuple[str, ...]:
-    success = scores.success
-    approximately = "" if scores.token_unit == TOKENS else "≈"
-    return (
-        f"{success.value:.3f} [{success.low:.3f}, {success.high:.3f}]",
-        _number(scores.schema_validity),
-        _number(scores.hallucination),
-        _number(scores.tool_f1),
-        f"{scores.steps.value:.1f}",
-        f"{approximately}{scores.tokens.value:.0f}",
-        str(scores.episodes),
-    )
-
-
-def _number(metric: Metric | None) -> str:
-    return "–" if metric is None else f"{metric.value:.3f}"

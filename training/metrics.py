@@ -7,9 +7,9 @@ run no tool and open no world. Episodes whose sandbox was lost say nothing about
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict
@@ -19,7 +19,7 @@ from toolenv.agents.equivalence import Label
 from toolenv.agents.grounding import identifier_uses
 from toolenv.agents.intervals import Floats, Metric, pass_hat_k, proportion, ratio
 from toolenv.agents.trajectory import Trajectory
-from toolenv.envs.actions import Answer
+from toolenv.envs.actions import Action, Answer, Call
 from toolenv.scenarios.sampler import Task
 from toolenv.tools.errors import INVALID_CALLS
 from toolenv.tools.toolbox import Toolbox
@@ -48,6 +48,10 @@ class EpisodeMeasure:
         tokens: of the policy's own text; `counted` if they were recorded, else a quarter of its characters.
         reasoning: characters before the control token, of all steps.
         policy_s: seconds the policy took, if that was recorded.
+        graded: whether `success` is known; of logs from elsewhere it is only if they tell.
+        repeated: calls that are, arguments included, an earlier one of the episode again.
+        usd: what the policy's endpoint was paid, if that was recorded.
+        called, failed: tool of the toolbox -> its calls, and those of them that came to an error.
     """
 
     task: str
@@ -74,6 +78,11 @@ class EpisodeMeasure:
     counted: bool
     reasoning: int
     policy_s: float | None
+    graded: bool = True
+    repeated: int = 0
+    usd: float | None = None
+    called: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
 
 
 def measure(trajectory: Trajectory, toolbox: Toolbox, task: Task | None = None) -> EpisodeMeasure:
@@ -93,6 +102,7 @@ def measure(trajectory: Trajectory, toolbox: Toolbox, task: Task | None = None) 
     steps, actions = trajectory.steps, [step.parsed for step in trajectory.steps]
     attempted = [step for step, action in zip(steps, actions, strict=True) if not isinstance(action, Answer)]
     uses = list(identifier_uses(trajectory, toolbox))
+    failed = [step for step in steps if step.error is not None]
     counted = bool(steps) and all(step.token_ids is not None for step in steps)
     labels = [step.labels for step in steps if "label" in step.labels]
     right = [label for label in labels if Label(label["label"]).right]
@@ -122,7 +132,23 @@ def measure(trajectory: Trajectory, toolbox: Toolbox, task: Task | None = None) 
         counted=counted,
         reasoning=sum(s.end - s.start for step in steps for s in step.spans if s.kind is SpanKind.REASON),
         policy_s=None if trajectory.timing is None else trajectory.timing.policy_s,
+        graded=trajectory.graded,
+        repeated=_repeated(actions),
+        usd=_usd(trajectory),
+        called=Counter(tool for step in steps if (tool := step.tool) is not None and tool in toolbox),
+        failed=Counter(tool for step in failed if (tool := step.tool) is not None and tool in toolbox),
     )
+
+
+def _repeated(actions: Sequence[Action]) -> int:
+    calls = [(action.name, action.arguments) for action in actions if isinstance(action, Call)]
+    return sum(call in calls[:place] for place, call in enumerate(calls))
+
+
+def _usd(trajectory: Trajectory) -> float | None:
+    """What the steps cost together; records that no endpoint was asked for have no `usage`."""
+    known = [usage.usd for usage in getattr(trajectory, "usage", None) or () if usage is not None]
+    return sum(usd for usd in known if usd is not None) if any(usd is not None for usd in known) else None
 
 
 # -- many episodes -------------------------------------------------------------------------------------
@@ -134,7 +160,7 @@ class Scores:
 
     Attributes:
         episodes, tasks: that were measured; `lost` are those left out since their sandbox was lost.
-        success: share of episodes that the grader accepts.
+        success: share of episodes that the grader accepts; `n` is those whose outcome is known. None if of none.
         pass_k: pass^1, pass^2, ... up to the trials a task.
         schema_validity: calls that parse and validate / calls attempted.
         hallucination: identifier-typed argument values never seen / such values; see `identifier_uses`.
@@ -147,7 +173,11 @@ class Scores:
         steps_per_solved, tokens_per_solved: of all episodes, failed ones too, over the number solved.
         reasoning: characters of reasoning a step.
         errors: error type -> share of calls attempted.
-        policy_s: seconds of the policy an episode; not compared, since it does not replay.
+        policy_s, policy_s_per_solved: seconds of the policy an episode, and of all over the number solved; not
+            compared, since they do not replay.
+        repeated: calls that repeat an earlier one of their episode, arguments included / calls attempted.
+        tool_errors: tool -> share of its calls that came to an error.
+        usd, usd_per_solved: dollars an episode, and of all over the number solved, where records tell.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -155,7 +185,7 @@ class Scores:
     episodes: int
     tasks: int
     lost: int
-    success: Metric
+    success: Metric | None
     pass_k: tuple[Metric, ...]
     schema_validity: Metric | None
     hallucination: Metric | None
@@ -175,6 +205,11 @@ class Scores:
     routing_precision: Metric | None = None
     regret: Metric | None = None
     policy_s: Metric | None = field(default=None, compare=False)
+    policy_s_per_solved: Metric | None = field(default=None, compare=False)
+    repeated: Metric | None = None
+    usd: Metric | None = None
+    usd_per_solved: Metric | None = None
+    tool_errors: dict[str, Metric] = field(default_factory=dict)
 
 
 def summarize(measures: Iterable[EpisodeMeasure], *, seed: int = 0) -> Scores:
@@ -198,25 +233,31 @@ def summarize(measures: Iterable[EpisodeMeasure], *, seed: int = 0) -> Scores:
     def sums(count: Callable[[EpisodeMeasure], float]) -> Floats:
         return np.array([sum(count(m) for m in group) for group in groups], dtype=np.float64)
 
-    ones, solved, calls = sums(lambda m: 1), sums(lambda m: m.success), sums(lambda m: m.calls)
+    def per_solved(count: Callable[[EpisodeMeasure], float | None]) -> Metric | None:
+        """Of the episodes whose outcome is known and that tell the number; the failed ones are paid for, too."""
+        told = sums(lambda m: (count(m) or 0) * m.graded)
+        return ratio(told, sums(lambda m: m.success and m.graded and count(m) is not None), seed=seed)
+
+    ones, graded, calls = sums(lambda m: 1), sums(lambda m: m.graded), sums(lambda m: m.calls)
+    solved = sums(lambda m: m.success and m.graded)
     counted = all(m.counted for m in kept)
     steps, tokens = sums(lambda m: m.steps), sums(lambda m: m.tokens)
     timed, judged = sums(lambda m: m.policy_s is not None), sums(lambda m: m.judged)
-    wins, trials = [int(c) for c in solved], [int(n) for n in ones]
+    wins, trials = [int(c) for c in solved], [int(n) for n in graded]
     errors = {kind: [_of_kind(group, kind) for group in groups] for kind in sorted({k for m in kept for k in m.errors})}
     return Scores(
         episodes=len(kept),
         tasks=len(groups),
         lost=len(given) - len(kept),
-        success=_defined(proportion(solved, ones)),
+        success=proportion(solved, graded),
         pass_k=tuple(_defined(pass_hat_k(wins, trials, k)) for k in range(1, max(trials) + 1)),
         schema_validity=proportion(sums(lambda m: m.valid), calls),
         hallucination=proportion(sums(lambda m: m.invented), sums(lambda m: m.identifiers)),
         **selection_scores([added(m.selection for m in group) for group in groups], seed),
         steps=_defined(ratio(steps, ones, seed=seed)),
-        steps_per_solved=ratio(steps, solved, seed=seed),
+        steps_per_solved=per_solved(lambda m: m.steps),
         tokens=_defined(ratio(tokens, ones, seed=seed)),
-        tokens_per_solved=ratio(tokens, solved, seed=seed),
+        tokens_per_solved=per_solved(lambda m: m.tokens),
         token_unit=TOKENS if counted else APPROXIMATE_TOKENS,
         reasoning=_defined(ratio(sums(lambda m: m.reasoning), np.maximum(steps, 1), seed=seed)),
         errors={kind: _defined(proportion(counts, calls)) for kind, counts in errors.items()},
@@ -224,7 +265,19 @@ def summarize(measures: Iterable[EpisodeMeasure], *, seed: int = 0) -> Scores:
         routing_precision=proportion(sums(lambda m: m.preferred), sums(lambda m: m.overlaps)),
         regret=ratio(sums(lambda m: m.regret), sums(lambda m: m.judged > 0), seed=seed),
         policy_s=ratio(sums(lambda m: m.policy_s or 0), timed, seed=seed),
+        policy_s_per_solved=per_solved(lambda m: m.policy_s),
+        repeated=proportion(sums(lambda m: m.repeated), calls),
+        usd=ratio(sums(lambda m: m.usd or 0), sums(lambda m: m.usd is not None), seed=seed),
+        usd_per_solved=per_solved(lambda m: m.usd),
+        tool_errors={
+            name: _defined(proportion(*(_sums(groups, name, which) for which in ("failed", "called"))))
+            for name in sorted({name for m in kept for name in m.called})
+        },
     )
+
+
+def _sums(groups: Sequence[Sequence[EpisodeMeasure]], name: str, which: Literal["called", "failed"]) -> list[int]:
+    return [sum(getattr(m, which).get(name, 0) for m in group) for group in groups]
 
 
 def _of_kind(group: Iterable[EpisodeMeasure], kind: str) -> int:

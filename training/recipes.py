@@ -149,7 +149,7 @@ def _measured(scenario: Scenario, student: str | Path, episodes: int, path: Path
         policy = LanguageModelPolicy(student, max_new_tokens=settings.max_new_tokens)
         success = evaluate(
             scenario, policy, seed_start=FIRST_VALIDATION_SEED, n=settings.validation, batch=100
-        ).overall.success.value
+        ).success.value
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as stream:
             stream.write(json.dumps(asdict(Round(str(student), success, episodes))).encode())

@@ -2,8 +2,8 @@
 
 States come offline, from recorded episodes cut before every step; actions are sampled from the current policy; the
 reward judges that one step, and no tool runs inside the optimisation loop but the judge's own, on a fork. The paper's
-judge is a language model that does not see the right answer. Ours is `exact_judge`, which runs the step and knows
-whether the task can still be solved; any other `StepJudge` fits in its place.
+judge is a language model that does not see the right answer. Ours runs the step and knows whether the task can still be
+solved; any other `StepJudge` (`agents/judge.py`) fits in its place.
 
 The paper leaves out learning rate, batch size and KL weight; they are settings here.
 """
@@ -18,6 +18,7 @@ from random import Random
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolenv.agents.equivalence import Guide, Judgement, label_steps
+from toolenv.agents.judge import ExactJudge, StepJudge
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.policy import Decision, Episode
 from toolenv.agents.trajectory import Trajectory
@@ -27,7 +28,7 @@ from toolenv.tools.calls import Json
 from toolenv.training.policy_gradient import Group, PolicyGradientSettings, Sample, Sampler, StepLog, train_policy
 from toolenv.training.states import State, states_of, trial_number
 
-StepJudge = Callable[[ToolEnv, Guide, Json], float]
+StepReward = Callable[[ToolEnv, Guide, Json], float]
 """From the state (environment and guide) and an action to its reward, 0 to 1."""
 
 
@@ -41,7 +42,7 @@ class StepFilter(StrEnum):
 
 
 class StepRewards(BaseModel):
-    """What a step is worth by its label."""
+    """What a step is worth by its label; or, of a judge that knows no labels, by its verdict."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,9 +50,22 @@ class StepRewards(BaseModel):
     acceptable: float = 0.9
     wasteful: float = 0.2
     wrong: float = 0.0
+    good: float = 1.0
+    bad: float = 0.0
+    abstain: float = 0.5
 
     def __call__(self, env: ToolEnv, guide: Guide, action: Json) -> float:
-        return float(getattr(self, guide.judge(env, action).label.value))
+        """The exact reward."""
+        return self.by(ExactJudge())(env, guide, action)
+
+    def by(self, judge: StepJudge) -> StepReward:
+        """The rewards that a judge gives."""
+
+        def reward(env: ToolEnv, guide: Guide, action: Json) -> float:
+            opinion = judge.judge(env, guide, action)
+            return float(getattr(self, (opinion.label or opinion.verdict).value))
+
+        return reward
 
 
 class SWiRLSettings(BaseModel):
@@ -91,7 +105,7 @@ def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: 
 
 
 def step_sampler(
-    scenario: Scenario, states: Sequence[State], judge: StepJudge, settings: PolicyGradientSettings
+    scenario: Scenario, states: Sequence[State], reward: StepReward, settings: PolicyGradientSettings
 ) -> Sampler:
     """Groups of single steps, each group at one of the states, which are drawn anew for every optimiser step."""
     envs = [ToolEnv(scenario, families="all") for _ in range(min(settings.groups, len(states)))]
@@ -110,7 +124,7 @@ def step_sampler(
             at = slice(index * settings.group_size, (index + 1) * settings.group_size)
             groups.append(
                 [
-                    _sample(episode, decision, judge(env, guide, decision.action))
+                    _sample(episode, decision, reward(env, guide, decision.action))
                     for episode, decision in zip(episodes[at], decisions[at], strict=True)
                 ]
             )
@@ -140,7 +154,7 @@ def train_swirl(
     """Improve the student in `model` step by step, at the states of recorded episodes; `out` is then the new one.
 
     Args:
-        judge: instead of the exact rewards.
+        judge: instead of the exact one.
 
     Raises:
         ValueError: the filter leaves no state.
@@ -150,5 +164,6 @@ def train_swirl(
     states = select_states(scenario, trajectories, settings.filter)
     if not states:
         raise ValueError(f"nothing to train on: the filter {settings.filter.value!r} leaves no episode")
-    sampler = step_sampler(scenario, states, judge or settings.rewards, settings.policy_gradient)
+    reward = settings.rewards if judge is None else settings.rewards.by(judge)
+    sampler = step_sampler(scenario, states, reward, settings.policy_gradient)
     return train_policy(model, out, sampler, settings.policy_gradient, on_step=on_step)

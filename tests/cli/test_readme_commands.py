@@ -29,6 +29,7 @@ LESS = {
     "train swirl": ["--steps", "1", "--groups", "3"],
     "distill": ["--config", "small.yaml"],
     "evaluate": ["-n", "4"],
+    "calibrate": ["-n", "20"],
     "base-model build": ["--tokens", "3000"],
 }
 SMALL = """

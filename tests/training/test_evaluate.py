@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from toolenv.agents.faulty import Fault, FaultyPolicy
@@ -27,7 +25,8 @@ from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.sampler import Sampler
 from toolenv.tools.errors import RecordError, SandboxLost, ScenarioError
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
-from toolenv.training.evaluate import Evaluation, compare, evaluate, render_evaluation, render_table
+from toolenv.training.evaluate import Evaluation, evaluate
+from toolenv.training.evaluation_tables import render_evaluation, render_table, rows_of
 from toolenv.training.metrics import EpisodeMeasure, measure, summarize
 from toolenv.training.selection import ANSWER
 
@@ -286,68 +285,6 @@ def test_a_policy_that_never_calls_has_no_validity(scenario: Scenario) -> None:
     assert scores.tool_f1.value == 0.0
 
 
-# -- comparing -----------------------------------------------------------------------------------------
-
-
-def test_the_oracle_beats_its_faulty_self(oracle: Evaluation, faulty: Evaluation) -> None:
-    result = compare(oracle, faulty)
-    assert result.success.value == pytest.approx(oracle.overall.success.value - faulty.overall.success.value)
-    assert 0 < result.success.low < result.success.value < result.success.high
-    assert result.p_value < 1e-9
-    assert (result.first_only, result.second_only) == (round(result.success.value * 250), 0)
-    mirrored = compare(faulty, oracle)
-    assert mirrored.success.value == -result.success.value
-    assert mirrored.success.low == pytest.approx(-result.success.high)
-    assert mirrored.p_value == result.p_value
-
-
-def test_a_policy_is_not_better_than_itself(oracle: Evaluation) -> None:
-    result = compare(oracle, oracle)
-    assert result.p_value == 1.0
-    assert result.success.low < 0.0 < result.success.high
-
-
-def with_outcomes(evaluation: Evaluation, outcomes: Sequence[str]) -> Evaluation:
-    return replace(evaluation, outcomes={f"crm/a/{seed}": letters for seed, letters in enumerate(outcomes)})
-
-
-def test_with_one_trial_it_is_mcnemar_s_exact_test(oracle: Evaluation) -> None:
-    first, second = with_outcomes(oracle, ["1"] * 8 + ["0"] * 2), with_outcomes(oracle, ["0"] * 8 + ["1"] * 2)
-    # 8 of 10 discordant pairs: 2 * P(X >= 8), X ~ Binomial(10, 1/2).
-    assert compare(first, second).p_value == pytest.approx(2 * (45 + 10 + 1) / 1024)
-
-
-def test_repeated_trials_count_by_task(oracle: Evaluation) -> None:
-    first, second = with_outcomes(oracle, ["1111"] * 3), with_outcomes(oracle, ["0000"] * 3)
-    result = compare(first, second)
-    assert (result.success.value, result.success.n, result.first_only) == (1.0, 3, 12)
-    assert result.p_value == pytest.approx(2 / 8)
-
-
-def test_lost_pairs_are_left_out(oracle: Evaluation) -> None:
-    result = compare(with_outcomes(oracle, ["1", "-", "1"]), with_outcomes(oracle, ["0", "0", "-"]))
-    assert (result.success.n, result.first_only) == (1, 1)
-
-
-def test_other_tasks_are_not_compared(oracle: Evaluation) -> None:
-    other = replace(oracle, config=replace(oracle.config, scenario_version="other"))
-    with pytest.raises(ValueError, match="not the same tasks"):
-        compare(oracle, other)
-    with pytest.raises(ValueError, match="not evaluated on any task in common"):
-        compare(oracle, replace(oracle, outcomes={"crm/a/1": "1"}))
-
-
-one_trial = st.lists(st.tuples(st.sampled_from("01"), st.sampled_from("01")), min_size=1, max_size=40)
-
-
-@given(pairs=one_trial)
-def test_a_difference_lies_within_its_interval(oracle: Evaluation, pairs: list[tuple[str, str]]) -> None:
-    first, second = zip(*pairs, strict=True)
-    result = compare(with_outcomes(oracle, first), with_outcomes(oracle, second))
-    assert -1 <= result.success.low <= result.success.value <= result.success.high <= 1
-    assert 0 < result.p_value <= 1
-
-
 # -- showing -------------------------------------------------------------------------------------------
 
 
@@ -373,14 +310,14 @@ def test_the_table_sets_policies_side_by_side(oracle: Evaluation, faulty: Evalua
 def test_an_evaluation_shows_every_group(oracle: Evaluation) -> None:
     text = shown(render_evaluation, oracle)
     assert all(name in text for name, _ in oracle.groups())
-    assert {len(row) for row in oracle.rows()} == {8}
+    assert {len(row) for row in rows_of(oracle)} == {8}
 
 
 def test_a_row_is_one_line_of_a_small_terminal(oracle: Evaluation, faulty: Evaluation) -> None:
     long = replace(oracle, config=replace(oracle.config, policy="a/very/long/path/of/some/student"))
     text = shown(render_evaluation, long)
     rows = [line for line in text.splitlines() if "[" in line]
-    assert len(rows) == 1 + len(oracle.rows())
+    assert len(rows) == 1 + len(rows_of(oracle))
     assert all(line.count(".") >= 4 for line in rows[1:]), "no number is cut"
     assert "…" not in "".join(rows[1:])
     text = shown(render_table, {"a policy of a very long name": oracle, "student": faulty})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolenv.agents.faulty import FaultyPolicy
+from toolenv.agents.judge import NoisyJudge, Opinion, Verdict
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.rollout import Attempt, rollout
@@ -59,6 +60,16 @@ def test_steps_are_worth_what_their_label_is(crm: Scenario) -> None:
     assert rewards(env, guide, "nonsense") == 0.0
 
 
+def test_a_judge_without_labels_pays_by_its_verdict(crm: Scenario) -> None:
+    env = ToolEnv(crm, families="all")
+    guide = State("crm/order_status/17").enter(env)
+    right = {"name": "get_order_status", "arguments": {"order_id": env.task.variables["order"]["id"]}}
+    rewards = StepRewards(good=0.8, bad=0.1, abstain=0.4)
+    assert rewards.by(NoisyJudge(1, 1))(env, guide, right) == 0.8
+    assert rewards.by(NoisyJudge(0, 0))(env, guide, right) == 0.1
+    assert rewards.by(NoisyJudge(1, 1, abstain=1))(env, guide, right) == 0.4
+
+
 def test_groups_share_a_state_and_differ_in_what_was_sampled(
     crm: Scenario, solved: list[Trajectory], fresh_model: Path
 ) -> None:
@@ -79,12 +90,17 @@ def test_a_run_asks_the_judge_and_leaves_a_student(
 ) -> None:
     asked = []
 
-    def judge(env: ToolEnv, guide: object, action: object) -> float:
-        asked.append(action)
-        return float(len(asked) % 2)
+    class InTurns:
+        """Finds every other step good."""
+
+        name = "in turns"
+
+        def judge(self, env: ToolEnv, guide: object, action: object) -> Opinion:
+            asked.append(action)
+            return Opinion(Verdict.GOOD if len(asked) % 2 else Verdict.BAD, "its turn")
 
     settings = SWiRLSettings(policy_gradient=FAST)
-    log = train_swirl(crm, solved, fresh_model, tmp_path, settings, judge=judge)
+    log = train_swirl(crm, solved, fresh_model, tmp_path, settings, judge=InTurns())
     assert len(asked) == 12
     assert [entry.reward for entry in log] == [0.5, 0.5]
     assert LanguageModelPolicy(tmp_path).model.num_parameters() > 1e6
