@@ -169,7 +169,6 @@ function start(data) {
       clearFilters();
       const select = $("f-" + link.dataset.filter);
       if ([...select.options].some((option) => option.value === link.dataset.value)) select.value = link.dataset.value;
-      if (link.dataset.filter === "family" && select.value !== "") $("f-outcome").value = "";
       filter();
     });
   $("browser").hidden = false;
