@@ -447,6 +447,7 @@ def render_report(report: Report) -> str:
         report=report,
         columns=COLUMNS,
         exposures=EXPOSURES,
+        family_groups=[*EXPOSURES.items(), ("", "other families")],
         difficulties=_difficulty_tables(report.policies),
         confusions=_confusions(report.policies),
         costs=_cost_plots(report.policies),
