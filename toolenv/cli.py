@@ -31,6 +31,7 @@ from toolenv.console import (
 )
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
+from toolenv.terminal_commands import report
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
 from toolenv.training_commands import distill, train_app
@@ -50,6 +51,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
+app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
 
 
 def main() -> None:

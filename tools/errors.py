@@ -21,6 +21,7 @@ ToolenvError
     ├── WorkerLost             a worker process died (agents/collect.py)
     ├── ModelError             a model folder is missing or incomplete (agents/language_model.py)
     ├── FolderTaken            the folder holds a run with other settings (training/claim.py)
+    ├── NothingToReport        a folder holds nothing of a run (training/run_files.py)
     └── DistillError           the settings of a distillation can not be read (training/distill.py)
 
 An error that one module raises is defined there, the others here.

@@ -380,9 +380,7 @@ def _scenarios(run: RunFiles, reader: _Reader) -> list[str]:
     return list(dict.fromkeys((*told, *reader.versions)))
 
 
-def _families(
-    views: Sequence[PolicyView], run: RunFiles, reader: _Reader
-) -> dict[str, tuple[str, int | None]]:
+def _families(views: Sequence[PolicyView], run: RunFiles, reader: _Reader) -> dict[str, tuple[str, int | None]]:
     """Family -> whether it may be trained on ("train", "unseen" or "" if that is not known) and its difficulty."""
     exposure, difficulty = dict(reader.exposure), dict(reader.difficulty)
     for parts in run.evaluations.values():
@@ -396,7 +394,7 @@ def _families(
                 elif only is not None:
                     exposure.setdefault(family, only)
     names = dict.fromkeys(family for view in views for family in view.by_family)
-    ordered = sorted(names, key=lambda name: (list(EXPOSURES).index(exposure[name]) if name in exposure else 2))
+    ordered = sorted(names, key=lambda name: list(EXPOSURES).index(exposure[name]) if name in exposure else 2)
     return {name: (exposure.get(name, ""), difficulty.get(name)) for name in ordered}
 
 

@@ -36,7 +36,7 @@ _LABELS_SHOWN_APART: Final = ("label", "regret", "overlap", "why")
 
 
 def outcome(trajectory: Trajectory) -> str:
-    """"solved", "failed", or "lost" if the sandbox was."""
+    """ "solved", "failed", or "lost" if the sandbox was."""
     return LOST if trajectory.sandbox_lost else SOLVED if trajectory.success else FAILED
 
 

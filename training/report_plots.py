@@ -133,8 +133,9 @@ class _Frame:
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text class="tick end" x="{_LEFT - 7}" y="{y + 4:.1f}">{_number(tick)}</text>')
         for tick in x_ticks:
-            parts.append(f'<text class="tick middle" x="{self.x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 17}">'
-                         f"{_number(tick)}</text>")
+            parts.append(
+                f'<text class="tick middle" x="{self.x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 17}">{_number(tick)}</text>'
+            )
         centre = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(f'<text class="axis middle" x="{centre:.0f}" y="{_HEIGHT - 5}">{_text(x_name)}</text>')
         parts.append(f'<text class="axis" x="{_LEFT - 36}" y="10">{_text(y_name)}</text>')

@@ -21,6 +21,7 @@ COMMANDS = {
     "filter",
     "generate",
     "replay",
+    "report",
     "sandbox build",
     "sandbox doctor",
     "sandbox gc",
