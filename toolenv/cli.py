@@ -5,6 +5,7 @@ Errors that the user can mend are one line on stderr and exit status 2; a check 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -272,6 +273,9 @@ def evaluate(
     processes: Annotated[int, typer.Option("--processes", "-p", min=1, help="Worker processes.")] = 1,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the evaluation here, as JSON.")] = None,
     trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", help="Keep both in this folder, as `toolenv report` reads them.")
+    ] = None,
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
@@ -283,6 +287,10 @@ def evaluate(
     if seed_start > MAX_SEED + 1 - n:
         raise ValueError(f"the {n} seeds from {seed_start} on must lie within 0 to {MAX_SEED}")
     acting = _policy(policy)
+    if run_folder is not None:
+        name = re.sub(r"[^\w.+=-]+", "-", Path(policy).name)
+        output = output or run_folder / f"{name}.json"
+        trajectories = trajectories or run_folder / f"{name}.jsonl"
     for file in (output, trajectories):
         if file is not None:
             require_writable(file)

@@ -16,9 +16,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Of the page; the folder's name if left out.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="The most episodes to browse.")] = 2_000,
-    changes: Annotated[
-        bool, typer.Option(help="Show which rows each write changed, by retracing the episodes.")
-    ] = True,
+    changes: Annotated[bool, typer.Option(help="Show which rows each write changed, by retracing.")] = True,
     label: Annotated[bool, typer.Option(help="Judge every step on forks, too.")] = False,
     scenario: ScenarioOption = None,
     quiet: Quiet = False,
