@@ -1,4 +1,4 @@
-"""The report's page in a headless Chromium: filters, keys, side by side, hostile text, a phone, and no script at all."""
+"""The report's page in a headless Chromium: filters, keys, side by side, hostile text, a phone, and no script."""
 
 from __future__ import annotations
 
