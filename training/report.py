@@ -239,7 +239,8 @@ class _Reader:
             return set(counts)
         tasks = list(counts)
         keep = max(1, int(len(tasks) * self.options.limit / self.total))
-        chosen, left = set(), self.options.limit
+        chosen: set[str] = set()
+        left = self.options.limit
         for index in range(keep):
             task = tasks[index * len(tasks) // keep]
             if (left := left - counts[task]) < 0 and chosen:
@@ -327,7 +328,7 @@ class _Reader:
 
 
 def _policies(run: RunFiles, reader: _Reader) -> list[PolicyView]:
-    views = []
+    views: list[PolicyView] = []
     for name, parts in run.evaluations.items():
         view = PolicyView(name, len(views))
         for part in parts:

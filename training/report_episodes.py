@@ -73,7 +73,7 @@ def card(trajectory: Trajectory, policy: str, traced: Sequence[Traced] | None, s
         _step(step, label, None if traced is None or index >= len(traced) else traced[index])
         for index, (step, label) in enumerate(zip(trajectory.steps, labels, strict=True))
     ]
-    return _inert(
+    shown: dict[str, Json] = _inert(
         {
             "id": trajectory.id,
             "task": trajectory.task,
@@ -94,6 +94,7 @@ def card(trajectory: Trajectory, policy: str, traced: Sequence[Traced] | None, s
             "untraced": None if traced is None else len(trajectory.steps) - len(traced),
         }
     )
+    return shown
 
 
 def _step(step: Step, label: str | None, traced: Traced | None) -> dict[str, Json]:
