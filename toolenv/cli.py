@@ -5,6 +5,7 @@ Errors that the user can mend are one line on stderr and exit status 2; a check 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from toolenv.console import (
 from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
+from toolenv.terminal_commands import report
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
 from toolenv.training_commands import distill, train_app
@@ -55,6 +57,7 @@ app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
 app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
 app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
+app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
 
 
 def main() -> None:
@@ -293,6 +296,9 @@ def evaluate(
     trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
     judge_steps: JudgeSteps = True,
     tools: Tools = False,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", help="Keep both in this folder, as `toolenv report` reads them.")
+    ] = None,
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
@@ -304,6 +310,10 @@ def evaluate(
     if seed_start > MAX_SEED + 1 - n:
         raise ValueError(f"the {n} seeds from {seed_start} on must lie within 0 to {MAX_SEED}")
     acting = _policy(policy)
+    if run_folder is not None:
+        name = re.sub(r"[^\w.+=-]+", "-", Path(policy).name)
+        output = output or run_folder / f"{name}.json"
+        trajectories = trajectories or run_folder / f"{name}.jsonl"
     for file in (output, trajectories):
         if file is not None:
             require_writable(file)

@@ -25,6 +25,7 @@ ToolenvError
     │   ├── BudgetSpent          the next request does not fit into the budget (agents/budget.py)
     │   └── EndpointError        an endpoint refused, or could not be reached (agents/chat_client.py)
     ├── FolderTaken            the folder holds a run with other settings (training/claim.py)
+    ├── NothingToReport        a folder holds nothing of a run (training/run_files.py)
     └── DistillError           the settings of a distillation can not be read (training/distill.py)
 
 An error that one module raises is defined there, the others here.

@@ -25,6 +25,7 @@ COMMANDS = {
     "import",
     "measure",
     "replay",
+    "report",
     "sandbox build",
     "sandbox doctor",
     "sandbox gc",
