@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from toolenv.agents.equivalence import Guide, Judgement, label_steps
+from toolenv.agents.decoding_batch import Past
+from toolenv.agents.equivalence import Guide, Judgement, earliest_error, label_steps
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.policy import Decision, Episode
 from toolenv.agents.trajectory import Trajectory
@@ -32,12 +34,18 @@ StepJudge = Callable[[ToolEnv, Guide, Json], float]
 
 
 class StepFilter(StrEnum):
-    """Which recorded episodes give states: all; those whose every step is right; those that are solved; both."""
+    """Which states of recorded episodes are trained on; the first four are the paper's, and ask of whole episodes.
+
+    All; those of episodes whose every step is right; of solved ones; of such as are both. `UNTIL_ERROR` takes all
+    episodes, each up to and including the state of its earliest error: what comes after it in a student's own episodes
+    are mostly turns of a loop, with the longest contexts and nothing to gain.
+    """
 
     NONE = "none"
     PROCESS = "process"
     OUTCOME = "outcome"
     BOTH = "both"
+    UNTIL_ERROR = "until-error"
 
 
 class StepRewards(BaseModel):
@@ -68,7 +76,7 @@ def keeps(kind: StepFilter, trajectory: Trajectory, judgements: Sequence[Judgeme
     """Whether a filter keeps an episode."""
     if kind in (StepFilter.OUTCOME, StepFilter.BOTH) and not trajectory.success:
         return False
-    return kind in (StepFilter.NONE, StepFilter.OUTCOME) or all(j.label.right for j in judgements)
+    return kind not in (StepFilter.PROCESS, StepFilter.BOTH) or all(j.label.right for j in judgements)
 
 
 def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: StepFilter) -> list[State]:
@@ -85,7 +93,9 @@ def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: 
         judgements = label_steps(env, trajectory)
         if keeps(kind, trajectory, judgements):
             judged = zip(states_of(trajectory), judgements, strict=True)
-            states += [state for state, judgement in judged if judgement.solvable]
+            error = earliest_error(judgements) if kind is StepFilter.UNTIL_ERROR else None
+            end = None if error is None else error + 1
+            states += [state for state, judgement in islice(judged, end) if judgement.solvable]
     env.close()
     return states
 
@@ -93,7 +103,10 @@ def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: 
 def step_sampler(
     scenario: Scenario, states: Sequence[State], judge: StepJudge, settings: PolicyGradientSettings
 ) -> Sampler:
-    """Groups of single steps, each group at one of the states, which are drawn anew for every optimiser step."""
+    """Groups of single steps, each group at one of the states, which are drawn anew for every optimiser step.
+
+    A state's context is encoded once, by the first of its group.
+    """
     envs = [ToolEnv(scenario, families="all") for _ in range(min(settings.groups, len(states)))]
 
     def sample(policy: LanguageModelPolicy, seed: int) -> Sequence[Group]:
@@ -104,7 +117,7 @@ def step_sampler(
             for place, env in enumerate(envs)
             for number in range(settings.group_size)
         ]
-        decisions = policy.act(episodes)
+        decisions = _decide(policy, episodes, settings.group_size)
         groups = []
         for index, (env, guide) in enumerate(zip(envs, guides, strict=True)):
             at = slice(index * settings.group_size, (index + 1) * settings.group_size)
@@ -117,6 +130,18 @@ def step_sampler(
         return groups
 
     return sample
+
+
+def _decide(policy: LanguageModelPolicy, episodes: Sequence[Episode], group_size: int) -> list[Decision]:
+    """A decision of each episode; each `group_size` of them are at one state, and share what is computed of it."""
+    firsts = episodes[::group_size]
+    decisions = policy.act(firsts)
+    others = [episode for place, episode in enumerate(episodes) if place % group_size]
+    for place, episode in enumerate(others):
+        past: Past = firsts[place // (group_size - 1)].memory["past"]
+        episode.memory["past"] = Past(past.ids, past.states, past.weights)
+    rest = iter(policy.act(others))
+    return [next(rest) if place % group_size else decisions[place // group_size] for place in range(len(episodes))]
 
 
 def _sample(episode: Episode, decision: Decision, reward: float) -> Sample:

@@ -10,10 +10,13 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
   the corrected ones.
 - clone: cloning as many of the teacher's steps as score-sft took (cold start and corrections together).
 - clone-all: cloning the teacher on all 1,000 tasks.
+- score-on: score-sft in the paper's order: the cold student goes on, with the tokens that are left.
+- score-sft-long, clone-long, clone-all-long: as the ones without "-long", with 1,200,000 tokens.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
   the key-step reward; `score-rl-long`, that from the start of the episodes.
 - swirl, swirl-sft: step-wise RL at states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
-  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part.
+  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part. `swirl-own`: at
+  those of them up to its earliest error, with more samples.
 
 All students but cold see the same number of tokens; those of RL go on from theirs, so they have had more. The states of
 `swirl` are the mentored episodes', whose corrections its own start has not paid for. "drifted" are the same test tasks
@@ -49,7 +52,7 @@ from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.swirl import StepFilter, StepRewards, select_states, step_sampler
 
 TASKS, COLD_TASKS, NEW_TASKS = 1_000, 300, 600
-COLD_TOKENS, TOKENS = 250_000, 500_000
+COLD_TOKENS, TOKENS, LONG_TOKENS = 250_000, 500_000, 1_200_000
 RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
 MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
 METRICS = {"success": "success", "valid": "schema_validity", "invented": "hallucination", "tool F1": "tool_f1"}
@@ -74,6 +77,12 @@ class Seed:
             "score-sft": lambda: self.clone("score-sft", [*self.taught(COLD_TASKS), *self.corrected()], TOKENS),
             "clone": lambda: self.clone("clone", self.as_many_steps(), TOKENS),
             "clone-all": lambda: self.clone("clone-all", self.taught(TASKS), TOKENS),
+            "score-on": self.go_on,
+            "score-sft-long": lambda: self.clone(
+                "score-sft-long", [*self.taught(COLD_TASKS), *self.corrected()], LONG_TOKENS
+            ),
+            "clone-long": lambda: self.clone("clone-long", self.as_many_steps(), LONG_TOKENS),
+            "clone-all-long": lambda: self.clone("clone-all-long", self.taught(TASKS), LONG_TOKENS),
             "score-rl": lambda: self.short_horizon("score-rl", self.keys(), KeyStepRewards()),
             "score-rl-plain": lambda: self.short_horizon(
                 "score-rl-plain", self.keys(), KeyStepRewards(key_step=0, other=0)
@@ -119,8 +128,12 @@ class Seed:
             kept.append(trajectory)
         return kept
 
-    def clone(self, arm: str, trajectories: Iterable[Trajectory], tokens: int) -> None:
-        settings = SFTSettings(max_tokens=tokens, epochs=1_000, seed=self.seed, threads=1)
+    def go_on(self) -> None:
+        data = [*self.taught(COLD_TASKS), *self.corrected()]
+        self.clone("score-on", data, TOKENS - COLD_TOKENS, start=str(self.student("cold")))
+
+    def clone(self, arm: str, trajectories: Iterable[Trajectory], tokens: int, *, start: str = "toolenv-tiny") -> None:
+        settings = SFTSettings(model=start, max_tokens=tokens, epochs=1_000, seed=self.seed, threads=1)
         train_sft(trajectories, self.scenario.toolbox, self.student(arm), settings)
 
     def short_horizon(self, arm: str, keys: Sequence[KeyStep], rewards: KeyStepRewards) -> None:
@@ -152,9 +165,9 @@ class Seed:
             scores = evaluate(self.scenario, acting, seed_start=first, n=evaluated, batch=100).overall
             metrics = {key: getattr(scores, attribute) for key, attribute in METRICS.items()}
             result[name] = {key: None if metric is None else metric.value for key, metric in metrics.items()}
-        if arm in ("score-sft", "clone"):
+        if arm in ("score-sft", "clone", "score-on", "score-sft-long", "clone-long"):
             result["teacher_steps"] = self.teacher_steps()
-        if arm == "clone-all":
+        if arm in ("clone-all", "clone-all-long"):
             result["teacher_steps"] = sum(len(t.steps) for t in self.taught(TASKS))
         return result
 
@@ -168,6 +181,10 @@ ARMS = (
     "score-sft",
     "clone",
     "clone-all",
+    "score-on",
+    "score-sft-long",
+    "clone-long",
+    "clone-all-long",
     "swirl-sft",
     "swirl-new",
     "score-rl",
@@ -177,6 +194,10 @@ ARMS = (
 )
 AGAINST = {
     "score-sft": "clone",
+    "clone-all": "score-sft",
+    "score-on": "score-sft",
+    "score-sft-long": "clone-long",
+    "clone-all-long": "score-sft-long",
     "score-rl": "score-sft",
     "score-rl-plain": "score-rl",
     "score-rl-long": "score-rl-plain",

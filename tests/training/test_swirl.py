@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
+from toolenv.agents.equivalence import earliest_error, label_steps
 from toolenv.agents.faulty import FaultyPolicy
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.oracle import OraclePolicy
@@ -46,6 +48,14 @@ def test_filters_keep_what_they_say(crm: Scenario, faulty: list[Trajectory]) -> 
     assert states == [state for t in clean for state in states_of(t)]
 
 
+def test_states_until_the_earliest_error_leave_out_what_comes_after_it(crm: Scenario, faulty: list[Trajectory]) -> None:
+    env = ToolEnv(crm, families="all")
+    for trajectory in faulty:
+        error = earliest_error(label_steps(env, trajectory))
+        kept = select_states(crm, [trajectory], StepFilter.UNTIL_ERROR)
+        assert kept == select_states(crm, [trajectory], StepFilter.NONE)[: None if error is None else error + 1]
+
+
 def test_steps_are_worth_what_their_label_is(crm: Scenario) -> None:
     env = ToolEnv(crm, families="all")
     guide = State("crm/order_status/17").enter(env)
@@ -72,6 +82,24 @@ def test_groups_share_a_state_and_differ_in_what_was_sampled(
         assert first.input_ids[:length] == second.input_ids[:length]
         assert first.input_ids != second.input_ids
     assert [[s.input_ids for s in g] for g in sampler(policy, 5)] == [[s.input_ids for s in g] for g in groups]
+
+
+def test_a_context_is_encoded_once_a_group(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = select_states(crm, solved, StepFilter.PROCESS)
+    policy = LanguageModelPolicy(fresh_model, temperature=1.0, max_new_tokens=1)
+    encoded = []
+    forward = type(policy.model).forward
+
+    def counting(self: object, input_ids: Tensor, attention_mask: Tensor, **given: object) -> object:
+        encoded.append(int((attention_mask[:, -input_ids.shape[1] :]).sum()))
+        return forward(self, input_ids=input_ids, attention_mask=attention_mask, **given)
+
+    monkeypatch.setattr(type(policy.model), "forward", counting)
+    groups = step_sampler(crm, states, StepRewards(), FAST.model_copy(update={"group_size": 4}))(policy, 5)
+    contexts = [len(group[0].input_ids) - 1 for group in groups]
+    assert sum(encoded) == sum(contexts) + 3 * len(groups), "of the others in a group, the last token alone"
 
 
 def test_a_run_asks_the_judge_and_leaves_a_student(
