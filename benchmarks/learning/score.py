@@ -11,12 +11,14 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
 - clone: cloning as many of the teacher's steps as score-sft took (cold start and corrections together).
 - clone-all: cloning the teacher on all 1,000 tasks.
 - score-on: score-sft in the paper's order: the cold student goes on, with the tokens that are left.
-- score-sft-long, clone-long, clone-all-long: as the ones without "-long", with 1,200,000 tokens.
+- score-half, clone-half, clone-full: as score-sft, clone and clone-all, but with 1,200,000 tokens, and the first two
+  with half of the teacher's steps that clone-full has.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
   the key-step reward; `score-rl-long`, that from the start of the episodes.
 - swirl, swirl-sft: step-wise RL at states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
-  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part. `swirl-own`: at
-  those of them up to its earliest error, with more samples.
+  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part. `swirl-half`:
+  from clone-half, at its own states on 1,200 new tasks up to its earliest errors, with more samples. `own-half`:
+  rejection sampling on these tasks, for comparison: cloning clone-half's episodes and those of its own that are solved.
 
 All students but cold see the same number of tokens; those of RL go on from theirs, so they have had more. The states of
 `swirl` are the mentored episodes', whose corrections its own start has not paid for. "drifted" are the same test tasks
@@ -51,9 +53,10 @@ from toolenv.training.score import KeyStepRewards, key_step_sampler
 from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.swirl import StepFilter, StepRewards, select_states, step_sampler
 
-TASKS, COLD_TASKS, NEW_TASKS = 1_000, 300, 600
+TASKS, COLD_TASKS, NEW_TASKS, MANY_NEW_TASKS = 1_000, 300, 600, 1_200
 COLD_TOKENS, TOKENS, LONG_TOKENS = 250_000, 500_000, 1_200_000
 RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
+STEP_WISE = {"steps": 60, "groups": 32, "group_size": 8, "learning_rate": 2e-4, "threads": 1, "max_new_tokens": 64}
 MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
 METRICS = {"success": "success", "valid": "schema_validity", "invented": "hallucination", "tool F1": "tool_f1"}
 
@@ -75,14 +78,12 @@ class Seed:
         makers: dict[str, Callable[[], None]] = {
             "cold": lambda: self.clone("cold", self.taught(COLD_TASKS), COLD_TOKENS),
             "score-sft": lambda: self.clone("score-sft", [*self.taught(COLD_TASKS), *self.corrected()], TOKENS),
-            "clone": lambda: self.clone("clone", self.as_many_steps(), TOKENS),
+            "clone": lambda: self.clone("clone", self.worth(self.teacher_steps()), TOKENS),
             "clone-all": lambda: self.clone("clone-all", self.taught(TASKS), TOKENS),
             "score-on": self.go_on,
-            "score-sft-long": lambda: self.clone(
-                "score-sft-long", [*self.taught(COLD_TASKS), *self.corrected()], LONG_TOKENS
-            ),
-            "clone-long": lambda: self.clone("clone-long", self.as_many_steps(), LONG_TOKENS),
-            "clone-all-long": lambda: self.clone("clone-all-long", self.taught(TASKS), LONG_TOKENS),
+            "score-half": lambda: self.clone("score-half", self.half_corrected(), LONG_TOKENS),
+            "clone-half": lambda: self.clone("clone-half", self.worth(self.all_steps() // 2), LONG_TOKENS),
+            "clone-full": lambda: self.clone("clone-full", self.taught(TASKS), LONG_TOKENS),
             "score-rl": lambda: self.short_horizon("score-rl", self.keys(), KeyStepRewards()),
             "score-rl-plain": lambda: self.short_horizon(
                 "score-rl-plain", self.keys(), KeyStepRewards(key_step=0, other=0)
@@ -95,6 +96,17 @@ class Seed:
             "swirl": lambda: self.step_wise("swirl", "clone", self.mentored(), StepFilter.PROCESS),
             "swirl-sft": lambda: self.step_wise("swirl-sft", "score-sft", self.mentored(), StepFilter.PROCESS),
             "swirl-new": lambda: self.step_wise("swirl-new", "score-sft", self.own("score-sft"), StepFilter.NONE),
+            "swirl-half": lambda: self.step_wise(
+                "swirl-half", "clone-half", self.own("clone-half", MANY_NEW_TASKS), StepFilter.UNTIL_ERROR, STEP_WISE
+            ),
+            "own-half": lambda: self.clone(
+                "own-half",
+                [
+                    *self.worth(self.all_steps() // 2),
+                    *(t for t in self.own("clone-half", MANY_NEW_TASKS) if t.success),
+                ],
+                LONG_TOKENS,
+            ),
         }
         makers[arm]()
 
@@ -116,17 +128,22 @@ class Seed:
 
     def teacher_steps(self) -> int:
         """Steps that the teacher took for score-sft."""
-        corrections = sum(CORRECTED in step.labels for t in self.mentored() for step in t.steps)
-        return corrections + sum(len(t.steps) for t in self.taught(COLD_TASKS))
+        return sum(map(_corrections, self.mentored())) + self.cold_steps()
 
-    def as_many_steps(self) -> list[Trajectory]:
-        left, kept = self.teacher_steps(), []
-        for trajectory in self.taught(TASKS):
-            left -= len(trajectory.steps)
-            if left < 0:
-                break
-            kept.append(trajectory)
-        return kept
+    def cold_steps(self) -> int:
+        return sum(len(t.steps) for t in self.taught(COLD_TASKS))
+
+    def all_steps(self) -> int:
+        return sum(len(t.steps) for t in self.taught(TASKS))
+
+    def worth(self, steps: int) -> list[Trajectory]:
+        """The teacher's first episodes, of at most so many steps together."""
+        return _within(self.taught(TASKS), steps, lambda t: len(t.steps))
+
+    def half_corrected(self) -> list[Trajectory]:
+        """As score-sft's data, with at most half of the steps that all of the teacher's episodes have."""
+        left = self.all_steps() // 2 - self.cold_steps()
+        return [*self.taught(COLD_TASKS), *(t for t in _within(self.mentored(), left, _corrections) if t.success)]
 
     def go_on(self) -> None:
         data = [*self.taught(COLD_TASKS), *self.corrected()]
@@ -142,16 +159,18 @@ class Seed:
         sampler = key_step_sampler(self.scenario, keys, rewards, settings)
         train_policy(self.student("score-sft"), self.student(arm), sampler, settings, on_step=_say(arm))
 
-    def own(self, student: str) -> list[Trajectory]:
+    def own(self, student: str, tasks: int = NEW_TASKS) -> list[Trajectory]:
         """What a student does alone on tasks that it was not trained on; no teacher takes part."""
         self.make(student)
         first, folder = self.first + TASKS, self.folder / f"own-{student}"
-        collect(self.scenario, str(self.student(student)), n=NEW_TASKS, out=folder, seed=first, batch=100)
+        collect(self.scenario, str(self.student(student)), n=tasks, out=folder, seed=first, batch=100)
         return list(read_trajectories(folder))
 
-    def step_wise(self, arm: str, start: str, episodes: Iterable[Trajectory], kind: StepFilter) -> None:
+    def step_wise(
+        self, arm: str, start: str, episodes: Iterable[Trajectory], kind: StepFilter, rl: dict[str, Any] = RL
+    ) -> None:
         self.make(start)
-        settings = PolicyGradientSettings.model_validate({**RL, "seed": self.seed})
+        settings = PolicyGradientSettings.model_validate({**rl, "seed": self.seed})
         states = select_states(self.scenario, episodes, kind)
         sampler = step_sampler(self.scenario, states, StepRewards(), settings)
         train_policy(self.student(start), self.student(arm), sampler, settings, on_step=_say(arm))
@@ -165,11 +184,28 @@ class Seed:
             scores = evaluate(self.scenario, acting, seed_start=first, n=evaluated, batch=100).overall
             metrics = {key: getattr(scores, attribute) for key, attribute in METRICS.items()}
             result[name] = {key: None if metric is None else metric.value for key, metric in metrics.items()}
-        if arm in ("score-sft", "clone", "score-on", "score-sft-long", "clone-long"):
+        if arm in ("score-sft", "clone", "score-on"):
             result["teacher_steps"] = self.teacher_steps()
-        if arm in ("clone-all", "clone-all-long"):
-            result["teacher_steps"] = sum(len(t.steps) for t in self.taught(TASKS))
+        if arm in ("score-half", "clone-half"):
+            result["teacher_steps"] = self.all_steps() // 2
+        if arm in ("clone-all", "clone-full"):
+            result["teacher_steps"] = self.all_steps()
         return result
+
+
+def _corrections(trajectory: Trajectory) -> int:
+    return sum(CORRECTED in step.labels for step in trajectory.steps)
+
+
+def _within(trajectories: Iterable[Trajectory], most: int, cost: Callable[[Trajectory], int]) -> list[Trajectory]:
+    """The first trajectories that cost no more than `most` together."""
+    kept = []
+    for trajectory in trajectories:
+        most -= cost(trajectory)
+        if most < 0:
+            break
+        kept.append(trajectory)
+    return kept
 
 
 def _say(arm: str) -> Callable[[Any], None]:
@@ -182,11 +218,13 @@ ARMS = (
     "clone",
     "clone-all",
     "score-on",
-    "score-sft-long",
-    "clone-long",
-    "clone-all-long",
+    "clone-full",
+    "score-half",
+    "clone-half",
     "swirl-sft",
     "swirl-new",
+    "swirl-half",
+    "own-half",
     "score-rl",
     "swirl",
     "score-rl-plain",
@@ -196,14 +234,16 @@ AGAINST = {
     "score-sft": "clone",
     "clone-all": "score-sft",
     "score-on": "score-sft",
-    "score-sft-long": "clone-long",
-    "clone-all-long": "score-sft-long",
+    "score-half": "clone-full",
+    "clone-half": "score-half",
     "score-rl": "score-sft",
     "score-rl-plain": "score-rl",
     "score-rl-long": "score-rl-plain",
     "swirl": "clone",
     "swirl-sft": "score-sft",
     "swirl-new": "score-sft",
+    "swirl-half": "clone-half",
+    "own-half": "clone-half",
 }
 
 
