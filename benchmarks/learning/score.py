@@ -13,6 +13,8 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
 - score-on: score-sft in the paper's order: the cold student goes on, with the tokens that are left.
 - score-half, clone-half, clone-full: as score-sft, clone and clone-all, but with 1,200,000 tokens, and the first two
   with half of the teacher's steps that clone-full has.
+- score-more: as score-half, in the paper's order: a cold student of 500,000 tokens acts on as many tasks as it takes to
+  spend the teacher's steps, and goes on with 700,000 tokens.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
   the key-step reward; `score-rl-long`, that from the start of the episodes.
 - swirl, swirl-sft: step-wise RL at states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
@@ -54,6 +56,7 @@ from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.swirl import StepFilter, StepRewards, select_states, step_sampler
 
 TASKS, COLD_TASKS, NEW_TASKS, MANY_NEW_TASKS = 1_000, 300, 600, 1_200
+MORE_MENTORED = 1_400
 COLD_TOKENS, TOKENS, LONG_TOKENS = 250_000, 500_000, 1_200_000
 RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
 STEP_WISE = {"steps": 60, "groups": 32, "group_size": 8, "learning_rate": 2e-4, "threads": 1, "max_new_tokens": 64}
@@ -81,7 +84,9 @@ class Seed:
             "clone": lambda: self.clone("clone", self.worth(self.teacher_steps()), TOKENS),
             "clone-all": lambda: self.clone("clone-all", self.taught(TASKS), TOKENS),
             "score-on": self.go_on,
-            "score-half": lambda: self.clone("score-half", self.half_corrected(), LONG_TOKENS),
+            "score-half": lambda: self.clone("score-half", self.half_corrected(self.mentored()), LONG_TOKENS),
+            "cold-long": lambda: self.clone("cold-long", self.taught(COLD_TASKS), TOKENS),
+            "score-more": self.more,
             "clone-half": lambda: self.clone("clone-half", self.worth(self.all_steps() // 2), LONG_TOKENS),
             "clone-full": lambda: self.clone("clone-full", self.taught(TASKS), LONG_TOKENS),
             "score-rl": lambda: self.short_horizon("score-rl", self.keys(), KeyStepRewards()),
@@ -114,11 +119,13 @@ class Seed:
         collect(self.scenario, "oracle", n=TASKS, out=self.folder / "teacher", seed=self.first)
         return [t for t in islice(read_trajectories(self.folder / "teacher"), tasks) if t.success]
 
-    def mentored(self) -> list[Trajectory]:
-        self.make("cold")
-        spec, rest = f"mentored:{self.student('cold')}", TASKS - COLD_TASKS
-        collect(self.scenario, spec, n=rest, out=self.folder / "mentored", seed=self.first + COLD_TASKS, batch=100)
-        return list(read_trajectories(self.folder / "mentored"))
+    def mentored(
+        self, cold: str = "cold", tasks: int = TASKS - COLD_TASKS, folder: str = "mentored"
+    ) -> list[Trajectory]:
+        self.make(cold)
+        first, out = self.first + COLD_TASKS, self.folder / folder
+        collect(self.scenario, f"mentored:{self.student(cold)}", n=tasks, out=out, seed=first, batch=100)
+        return list(read_trajectories(out))
 
     def corrected(self) -> list[Trajectory]:
         return [t for t in self.mentored() if t.success]
@@ -140,10 +147,13 @@ class Seed:
         """The teacher's first episodes, of at most so many steps together."""
         return _within(self.taught(TASKS), steps, lambda t: len(t.steps))
 
-    def half_corrected(self) -> list[Trajectory]:
-        """As score-sft's data, with at most half of the steps that all of the teacher's episodes have."""
+    def half_corrected(self, mentored: Iterable[Trajectory]) -> list[Trajectory]:
+        """What the cold student was taught and the mentored episodes that are solved: with both, the teacher has taken
+        at most half of the steps that all of its own episodes have."""
         left = self.all_steps() // 2 - self.cold_steps()
-        return [*self.taught(COLD_TASKS), *(t for t in _within(self.mentored(), left, _corrections) if t.success)]
+        kept = _within(mentored, left, _corrections)
+        print(f"  {len(kept)} mentored episodes, {sum(map(_corrections, kept))} corrections of {left}", flush=True)
+        return [*self.taught(COLD_TASKS), *(t for t in kept if t.success)]
 
     def go_on(self) -> None:
         data = [*self.taught(COLD_TASKS), *self.corrected()]
@@ -186,7 +196,7 @@ class Seed:
             result[name] = {key: None if metric is None else metric.value for key, metric in metrics.items()}
         if arm in ("score-sft", "clone", "score-on"):
             result["teacher_steps"] = self.teacher_steps()
-        if arm in ("score-half", "clone-half"):
+        if arm in ("score-half", "score-more", "clone-half"):
             result["teacher_steps"] = self.all_steps() // 2
         if arm in ("clone-all", "clone-full"):
             result["teacher_steps"] = self.all_steps()
@@ -220,6 +230,7 @@ ARMS = (
     "score-on",
     "clone-full",
     "score-half",
+    "score-more",
     "clone-half",
     "swirl-sft",
     "swirl-new",
@@ -235,7 +246,8 @@ AGAINST = {
     "clone-all": "score-sft",
     "score-on": "score-sft",
     "score-half": "clone-full",
-    "clone-half": "score-half",
+    "score-more": "clone-full",
+    "clone-half": "clone-full",
     "score-rl": "score-sft",
     "score-rl-plain": "score-rl",
     "score-rl-long": "score-rl-plain",
