@@ -8,8 +8,8 @@ a size and seed see the same trajectories and are measured on the same 300 test 
 in the folder, its episodes beside it: the same command again makes what is missing, and `--table` only reads. Arms with
 a local teacher share one: a student of the same size, trained once on 12,000 other trajectories.
 
-Steps are correct that are preferred or acceptable (`agents/equivalence.py`); tool F1 is a macro average. Intervals are Student's t over seeds, those
-of differences over seeds too, paired with the flat arm.
+Steps are correct that are preferred or acceptable (`agents/equivalence.py`); tool F1 is a macro average. Intervals are
+Student's t over seeds, those of differences over seeds too, paired with the flat arm.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.swirl import StepFilter, StepRewards, select_states, step_sampler
 
 TASKS, COLD_TASKS, NEW_TASKS, MANY_NEW_TASKS = 1_000, 300, 600, 1_200
-MORE_MENTORED = 1_400
+MORE_MENTORED = 1_200
 COLD_TOKENS, TOKENS, LONG_TOKENS = 250_000, 500_000, 1_200_000
 RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
 STEP_WISE = {"steps": 60, "groups": 32, "group_size": 8, "learning_rate": 2e-4, "threads": 1, "max_new_tokens": 64}
@@ -158,6 +158,10 @@ class Seed:
     def go_on(self) -> None:
         data = [*self.taught(COLD_TASKS), *self.corrected()]
         self.clone("score-on", data, TOKENS - COLD_TOKENS, start=str(self.student("cold")))
+
+    def more(self) -> None:
+        data = self.half_corrected(self.mentored("cold-long", MORE_MENTORED, "more-mentored"))
+        self.clone("score-more", data, LONG_TOKENS - TOKENS, start=str(self.student("cold-long")))
 
     def clone(self, arm: str, trajectories: Iterable[Trajectory], tokens: int, *, start: str = "toolenv-tiny") -> None:
         settings = SFTSettings(model=start, max_tokens=tokens, epochs=1_000, seed=self.seed, threads=1)
