@@ -68,6 +68,7 @@ class PolicyGradientSettings(BaseModel):
     max_new_tokens: int = Field(96, ge=1, description="Of one turn; a turn cut there can not be read.")
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(3, ge=0)
+    decay: bool = Field(False, description="Let the learning rate fall to 0 in a line, so that noise averages out.")
     clip: float = Field(0.2, gt=0, description="How far the probability ratio may move, each way.")
     kl: float = Field(0.0, ge=0, description="Weight of the KL divergence to the model that training began with.")
     scale: bool = Field(True, description="Divide advantages by the group's standard deviation.")
@@ -163,7 +164,7 @@ def train_policy(
             if advantage or settings.kl
         ]
         for parameters in optimizer.param_groups:
-            parameters["lr"] = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+            parameters["lr"] = learning_rate(step, settings)
         loss = 0.0
         for _ in range(settings.passes):
             loss = _update(student, reference, optimizer, weighted, settings, accelerator)
@@ -177,6 +178,12 @@ def train_policy(
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return log
+
+
+def learning_rate(step: int, settings: PolicyGradientSettings) -> float:
+    """Of a step, counted from 0."""
+    left = (settings.steps - step) / settings.steps if settings.decay else 1.0
+    return settings.learning_rate * left * min(1.0, (step + 1) / (settings.warmup_steps + 1))
 
 
 def _advantages(group: Group, settings: PolicyGradientSettings) -> list[float]:

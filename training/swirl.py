@@ -11,6 +11,7 @@ The paper leaves out learning rate, batch size and KL weight; they are settings 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -68,6 +69,12 @@ class SWiRLSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     filter: StepFilter = Field(StepFilter.PROCESS, description="The paper's best for RL; see StepFilter.")
+    error_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Of the states of a step, how many are such as were recorded with an error; null draws all alike.",
+    )
     rewards: StepRewards = StepRewards()
     policy_gradient: PolicyGradientSettings = PolicyGradientSettings()
 
@@ -79,9 +86,32 @@ def keeps(kind: StepFilter, trajectory: Trajectory, judgements: Sequence[Judgeme
     return kind not in (StepFilter.PROCESS, StepFilter.BOTH) or all(j.label.right for j in judgements)
 
 
-def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: StepFilter) -> list[State]:
+@dataclass(frozen=True, slots=True)
+class States:
+    """Where steps are sampled: at `errors` the recorded step was wrong or wasteful, at `others` it was right."""
+
+    others: list[State]
+    errors: list[State]
+
+    def __len__(self) -> int:
+        return len(self.others) + len(self.errors)
+
+    def draw(self, count: int, error_share: float | None, rng: Random) -> list[State]:
+        """So many states, or all if there are fewer.
+
+        Args:
+            error_share: how many of them are errors, as far as there are enough of both; None draws all alike.
+        """
+        count = min(count, len(self))
+        if error_share is None:
+            return rng.sample([*self.others, *self.errors], count)
+        errors = min(len(self.errors), max(round(error_share * count), count - len(self.others)))
+        return [*rng.sample(self.errors, errors), *rng.sample(self.others, count - errors)]
+
+
+def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: StepFilter) -> States:
     """The states of the episodes that the filter keeps; of those in which the task can still be solved."""
-    states = []
+    states = States([], [])
     env = ToolEnv(scenario, families="all")
     for trajectory in trajectories:
         if trajectory.sandbox_lost:
@@ -91,26 +121,36 @@ def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: 
                 f"{trajectory.id}: of version {trajectory.scenario_version} of the scenario, not {scenario.version}"
             )
         judgements = label_steps(env, trajectory)
-        if keeps(kind, trajectory, judgements):
-            judged = zip(states_of(trajectory), judgements, strict=True)
-            error = earliest_error(judgements) if kind is StepFilter.UNTIL_ERROR else None
-            end = None if error is None else error + 1
-            states += [state for state, judgement in islice(judged, end) if judgement.solvable]
+        if not keeps(kind, trajectory, judgements):
+            continue
+        error = earliest_error(judgements) if kind is StepFilter.UNTIL_ERROR else None
+        end = None if error is None else error + 1
+        for state, judgement in islice(zip(states_of(trajectory), judgements, strict=True), end):
+            if judgement.solvable:
+                (states.others if judgement.label.right else states.errors).append(state)
     env.close()
     return states
 
 
 def step_sampler(
-    scenario: Scenario, states: Sequence[State], judge: StepJudge, settings: PolicyGradientSettings
+    scenario: Scenario,
+    states: States,
+    judge: StepJudge,
+    settings: PolicyGradientSettings,
+    *,
+    error_share: float | None = None,
 ) -> Sampler:
     """Groups of single steps, each group at one of the states, which are drawn anew for every optimiser step.
 
     A state's context is encoded once, by the first of its group.
+
+    Args:
+        error_share: see `States.draw`.
     """
     envs = [ToolEnv(scenario, families="all") for _ in range(min(settings.groups, len(states)))]
 
     def sample(policy: LanguageModelPolicy, seed: int) -> Sequence[Group]:
-        chosen = Random(seed).sample(states, len(envs))
+        chosen = states.draw(len(envs), error_share, Random(seed))
         guides = [state.enter(env) for state, env in zip(chosen, envs, strict=True)]
         episodes = [
             Episode(env, trial_number(seed, place, number))
@@ -173,7 +213,13 @@ def train_swirl(
     """
     settings = settings or SWiRLSettings()
     states = select_states(scenario, trajectories, settings.filter)
-    if not states:
+    if not len(states):
         raise ValueError(f"nothing to train on: the filter {settings.filter.value!r} leaves no episode")
-    sampler = step_sampler(scenario, states, judge or settings.rewards, settings.policy_gradient)
+    sampler = step_sampler(
+        scenario,
+        states,
+        judge or settings.rewards,
+        settings.policy_gradient,
+        error_share=settings.error_share,
+    )
     return train_policy(model, out, sampler, settings.policy_gradient, on_step=on_step)

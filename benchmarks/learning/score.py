@@ -18,9 +18,10 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
   the key-step reward; `score-rl-long`, that from the start of the episodes.
 - swirl, swirl-sft: step-wise RL at states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
-  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part. `swirl-half`:
-  from clone-half, at its own states on 1,200 new tasks up to its earliest errors, with more samples. `own-half`:
-  rejection sampling on these tasks, for comparison: cloning clone-half's episodes and those of its own that are solved.
+  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part. `swirl-half`: from
+  clone-half, at its own states on 1,200 new tasks up to its earliest errors, half of a step's groups at the errors, with
+  more samples and a learning rate that falls to 0. `own-half`: rejection sampling on these tasks, for comparison:
+  cloning clone-half's episodes and those of its own that are solved.
 
 All students but cold see the same number of tokens; those of RL go on from theirs, so they have had more. The states of
 `swirl` are the mentored episodes', whose corrections its own start has not paid for. "drifted" are the same test tasks
@@ -59,7 +60,15 @@ TASKS, COLD_TASKS, NEW_TASKS, MANY_NEW_TASKS = 1_000, 300, 600, 1_200
 MORE_MENTORED = 1_200
 COLD_TOKENS, TOKENS, LONG_TOKENS = 250_000, 500_000, 1_200_000
 RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
-STEP_WISE = {"steps": 60, "groups": 32, "group_size": 8, "learning_rate": 2e-4, "threads": 1, "max_new_tokens": 64}
+STEP_WISE = {
+    **RL,
+    "steps": 40,
+    "groups": 32,
+    "group_size": 8,
+    "learning_rate": 3e-4,
+    "decay": True,
+    "max_new_tokens": 64,
+}
 MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
 METRICS = {"success": "success", "valid": "schema_validity", "invented": "hallucination", "tool F1": "tool_f1"}
 
@@ -102,7 +111,12 @@ class Seed:
             "swirl-sft": lambda: self.step_wise("swirl-sft", "score-sft", self.mentored(), StepFilter.PROCESS),
             "swirl-new": lambda: self.step_wise("swirl-new", "score-sft", self.own("score-sft"), StepFilter.NONE),
             "swirl-half": lambda: self.step_wise(
-                "swirl-half", "clone-half", self.own("clone-half", MANY_NEW_TASKS), StepFilter.UNTIL_ERROR, STEP_WISE
+                "swirl-half",
+                "clone-half",
+                self.own("clone-half", MANY_NEW_TASKS),
+                StepFilter.UNTIL_ERROR,
+                STEP_WISE,
+                0.5,
             ),
             "own-half": lambda: self.clone(
                 "own-half",
@@ -181,12 +195,18 @@ class Seed:
         return list(read_trajectories(folder))
 
     def step_wise(
-        self, arm: str, start: str, episodes: Iterable[Trajectory], kind: StepFilter, rl: dict[str, Any] = RL
+        self,
+        arm: str,
+        start: str,
+        episodes: Iterable[Trajectory],
+        kind: StepFilter,
+        rl: dict[str, Any] = RL,
+        error_share: float | None = None,
     ) -> None:
         self.make(start)
         settings = PolicyGradientSettings.model_validate({**rl, "seed": self.seed})
         states = select_states(self.scenario, episodes, kind)
-        sampler = step_sampler(self.scenario, states, StepRewards(), settings)
+        sampler = step_sampler(self.scenario, states, StepRewards(), settings, error_share=error_share)
         train_policy(self.student(start), self.student(arm), sampler, settings, on_step=_say(arm))
 
     def measure(self, arm: str, evaluated: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from toolenv.training.policy_gradient import (
     advantages,
     clipped_loss,
     divergence,
+    learning_rate,
     sample_of,
     sampled_logprobs,
     train_policy,
@@ -136,6 +137,13 @@ def test_what_is_rewarded_becomes_likelier(fresh_model: Path, tmp_path: Path) ->
     assert [entry.reward for entry in log] == [0.5] * 4
     assert chance(tmp_path / "out", 99) > 2 * chance(fresh_model, 99)
     assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing_if_it_is_told_to() -> None:
+    settings = PolicyGradientSettings(steps=4, warmup_steps=1, learning_rate=1.0)
+    assert [learning_rate(step, settings) for step in range(4)] == [0.5, 1, 1, 1]
+    falling = settings.model_copy(update={"decay": True})
+    assert [learning_rate(step, falling) for step in range(4)] == [0.5, 0.75, 0.5, 0.25]
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(fresh_model: Path, tmp_path: Path) -> None:

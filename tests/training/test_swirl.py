@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from torch import Tensor
@@ -18,7 +19,15 @@ from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
 from toolenv.training.policy_gradient import PolicyGradientSettings
 from toolenv.training.states import State, states_of
-from toolenv.training.swirl import StepFilter, StepRewards, SWiRLSettings, select_states, step_sampler, train_swirl
+from toolenv.training.swirl import (
+    States,
+    StepFilter,
+    StepRewards,
+    SWiRLSettings,
+    select_states,
+    step_sampler,
+    train_swirl,
+)
 
 FAST = PolicyGradientSettings(steps=2, groups=3, group_size=2, max_new_tokens=8, threads=1)
 
@@ -45,7 +54,8 @@ def test_filters_keep_what_they_say(crm: Scenario, faulty: list[Trajectory]) -> 
     assert counts[StepFilter.OUTCOME] <= sum(len(t.steps) for t in solved)
     clean = list(rollout(crm, OraclePolicy(), [Attempt(seed) for seed in range(20)]))
     states = select_states(crm, clean, StepFilter.PROCESS)
-    assert states == [state for t in clean for state in states_of(t)]
+    assert states.others == [state for t in clean for state in states_of(t)]
+    assert not states.errors
 
 
 def test_states_until_the_earliest_error_leave_out_what_comes_after_it(crm: Scenario, faulty: list[Trajectory]) -> None:
@@ -53,7 +63,21 @@ def test_states_until_the_earliest_error_leave_out_what_comes_after_it(crm: Scen
     for trajectory in faulty:
         error = earliest_error(label_steps(env, trajectory))
         kept = select_states(crm, [trajectory], StepFilter.UNTIL_ERROR)
-        assert kept == select_states(crm, [trajectory], StepFilter.NONE)[: None if error is None else error + 1]
+        assert kept.others == list(states_of(trajectory))[:error]
+        assert kept.errors == ([] if error is None else [list(states_of(trajectory))[error]])
+
+
+def test_so_many_errors_are_drawn_as_are_asked_for() -> None:
+    states = States([State("right", ({},) * i) for i in range(10)], [State("wrong", ({},) * i) for i in range(3)])
+
+    def errors(count: int, share: float | None) -> int:
+        drawn = states.draw(count, share, Random(0))
+        assert len(drawn) == len({(state.task, len(state.prefix)) for state in drawn}) == min(count, 13)
+        return sum(state.task == "wrong" for state in drawn)
+
+    assert [errors(4, share) for share in (0, 0.5, 1)] == [0, 2, 3]
+    assert errors(12, 0) == 2, "the others are not enough"
+    assert errors(20, None) == errors(20, 0.5) == 3
 
 
 def test_steps_are_worth_what_their_label_is(crm: Scenario) -> None:
