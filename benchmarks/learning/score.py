@@ -14,16 +14,17 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
 - score-half, clone-half, clone-full: as score-sft, clone and clone-all, but with 1,200,000 tokens, and the first two
   with half of the teacher's steps that clone-full has.
 - score-more: as score-half, in the paper's order: a cold student of 500,000 tokens acts on as many tasks as it takes to
-  spend the teacher's steps, and goes on with 700,000 tokens.
+  spend the teacher's steps, and goes on with 700,000 tokens. `score-fresh`: a new student on the same data.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
   the key-step reward; `score-rl-long`, that from the start of the episodes.
 - swirl, swirl-sft: step-wise RL at states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
   score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part. `swirl-half`: from
-  clone-half, at its own states on 1,200 new tasks up to its earliest errors, half of a step's groups at the errors, with
-  more samples and a learning rate that falls to 0. `own-half`: rejection sampling on these tasks, for comparison:
+  clone-half, at its own states on 1,200 new tasks up to its earliest errors, half of a step's groups at the errors,
+  with more samples and a learning rate that falls to 0. `own-half`: rejection sampling on these tasks, for comparison:
   cloning clone-half's episodes and those of its own that are solved.
 
-All students but cold see the same number of tokens; those of RL go on from theirs, so they have had more. The states of
+The students of one table that are only fine-tuned see the same number of tokens (score-sft, clone, clone-all, score-on;
+clone-full and the halves); those of RL go on from theirs, so they have had more. The states of
 `swirl` are the mentored episodes', whose corrections its own start has not paid for. "drifted" are the same test tasks
 with tool results in other field names, error texts and value formats. Each finished run is a JSON file in the folder:
 the same command again makes what is missing.
@@ -96,6 +97,7 @@ class Seed:
             "score-half": lambda: self.clone("score-half", self.half_corrected(self.mentored()), LONG_TOKENS),
             "cold-long": lambda: self.clone("cold-long", self.taught(COLD_TASKS), TOKENS),
             "score-more": self.more,
+            "score-fresh": lambda: self.clone("score-fresh", self.more_corrected(), LONG_TOKENS),
             "clone-half": lambda: self.clone("clone-half", self.worth(self.all_steps() // 2), LONG_TOKENS),
             "clone-full": lambda: self.clone("clone-full", self.taught(TASKS), LONG_TOKENS),
             "score-rl": lambda: self.short_horizon("score-rl", self.keys(), KeyStepRewards()),
@@ -174,8 +176,10 @@ class Seed:
         self.clone("score-on", data, TOKENS - COLD_TOKENS, start=str(self.student("cold")))
 
     def more(self) -> None:
-        data = self.half_corrected(self.mentored("cold-long", MORE_MENTORED, "more-mentored"))
-        self.clone("score-more", data, LONG_TOKENS - TOKENS, start=str(self.student("cold-long")))
+        self.clone("score-more", self.more_corrected(), LONG_TOKENS - TOKENS, start=str(self.student("cold-long")))
+
+    def more_corrected(self) -> list[Trajectory]:
+        return self.half_corrected(self.mentored("cold-long", MORE_MENTORED, "more-mentored"))
 
     def clone(self, arm: str, trajectories: Iterable[Trajectory], tokens: int, *, start: str = "toolenv-tiny") -> None:
         settings = SFTSettings(model=start, max_tokens=tokens, epochs=1_000, seed=self.seed, threads=1)
@@ -220,7 +224,7 @@ class Seed:
             result[name] = {key: None if metric is None else metric.value for key, metric in metrics.items()}
         if arm in ("score-sft", "clone", "score-on"):
             result["teacher_steps"] = self.teacher_steps()
-        if arm in ("score-half", "score-more", "clone-half"):
+        if arm in ("score-half", "score-more", "score-fresh", "clone-half"):
             result["teacher_steps"] = self.all_steps() // 2
         if arm in ("clone-all", "clone-full"):
             result["teacher_steps"] = self.all_steps()
@@ -255,6 +259,7 @@ ARMS = (
     "clone-full",
     "score-half",
     "score-more",
+    "score-fresh",
     "clone-half",
     "swirl-sft",
     "swirl-new",
@@ -271,6 +276,7 @@ AGAINST = {
     "score-on": "score-sft",
     "score-half": "clone-full",
     "score-more": "clone-full",
+    "score-fresh": "clone-full",
     "clone-half": "clone-full",
     "score-rl": "score-sft",
     "score-rl-plain": "score-rl",
