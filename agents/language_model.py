@@ -289,7 +289,8 @@ class LanguageModelPolicy:
         """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""
         memory = episode.memory
         if "prompter" not in memory:
-            memory.update(prompter=Prompter(self.style, episode.toolbox, self.tokenizer), ids=[], seen=0, past=Past())
+            memory.update(prompter=Prompter(self.style, episode.toolbox, self.tokenizer), ids=[], seen=0)
+            memory.setdefault("past", Past())  # it may begin with what was computed of another episode's like context
         messages, prompter = episode.messages, memory["prompter"]
         if self.style.dialect == HermesDialect.name:
             # Chat templates are only known as a whole, so the conversation is rendered anew.

@@ -68,6 +68,7 @@ class PolicyGradientSettings(BaseModel):
     max_new_tokens: int = Field(96, ge=1, description="Of one turn; a turn cut there can not be read.")
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(3, ge=0)
+    decay: bool = Field(False, description="Let the learning rate fall to 0 in a line, so that noise averages out.")
     clip: float = Field(0.2, gt=0, description="How far the probability ratio may move, each way.")
     kl: float = Field(0.0, ge=0, description="Weight of the KL divergence to the model that training began with.")
     scale: bool = Field(True, description="Divide advantages by the group's standard deviation.")
@@ -163,7 +164,7 @@ def train_policy(
             if advantage or settings.kl
         ]
         for parameters in optimizer.param_groups:
-            parameters["lr"] = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+            parameters["lr"] = learning_rate(step, settings)
         loss = 0.0
         for _ in range(settings.passes):
             loss = _update(student, reference, optimizer, weighted, settings, accelerator)
@@ -177,6 +178,12 @@ def train_policy(
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return log
+
+
+def learning_rate(step: int, settings: PolicyGradientSettings) -> float:
+    """Of a step, counted from 0."""
+    left = (settings.steps - step) / settings.steps if settings.decay else 1.0
+    return settings.learning_rate * left * min(1.0, (step + 1) / (settings.warmup_steps + 1))
 
 
 def _advantages(group: Group, settings: PolicyGradientSettings) -> list[float]:
@@ -238,30 +245,77 @@ def _update(
 
 
 def _batches(weighted: Sequence[tuple[Sample, float]], batch_tokens: int) -> list[list[tuple[Sample, float]]]:
-    """Samples of like length together, each batch of at most `batch_tokens` tokens when padded (or of one sample)."""
+    """Samples of one context together, contexts of like length together, each batch of at most `batch_tokens` tokens
+    when padded (or of one sample)."""
     batches: list[list[tuple[Sample, float]]] = [[]]
-    for item in sorted(weighted, key=lambda item: len(item[0].input_ids)):
-        if batches[-1] and (len(batches[-1]) + 1) * len(item[0].input_ids) > batch_tokens:
+    rows, width, last = 0, 0, -1
+    for item in sorted(weighted, key=lambda item: (len(_context(item[0])), _context(item[0]))):
+        context, length = _context(item[0]), len(item[0].input_ids)
+        shared = bool(batches[-1]) and _context(batches[-1][-1][0]) == context
+        last = last + length - len(context) if shared else length  # of the last row
+        rows += not shared
+        width = max(width, last)
+        if batches[-1] and rows * width > batch_tokens:
             batches.append([])
+            rows, width, last = 1, length, length
         batches[-1].append(item)
     return [batch for batch in batches if batch]
 
 
+def _context(sample: Sample) -> list[int]:
+    """What stood before the policy wrote its first id."""
+    return sample.input_ids[: sample.sampled.index(True)]
+
+
 def sampled_logprobs(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
-    """(N,) log-probabilities in nats of all ids that the policy wrote, sample by sample, by one forward pass."""
+    """(N,) log-probabilities in nats of all ids that the policy wrote, sample by sample, by one forward pass.
+
+    Of neighbours with one context, a Llama computes it once: they stand in one row behind it, and none sees another.
+    """
     import torch
 
-    width = max(len(sample.input_ids) for sample in samples)
-    ids = torch.zeros(len(samples), width, dtype=torch.long)
-    wrote = torch.zeros(len(samples), width, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample.input_ids)] = torch.tensor(sample.input_ids)
-        wrote[row, : len(sample.sampled)] = torch.tensor(sample.sampled)
-    ids, wrote = ids.to(model.device), wrote.to(model.device)
-    # Padded on the right without a mask: under a causal mask no id that counts sees a pad.
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1][wrote[:, 1:]]  # (N, V)
-    chosen: torch.Tensor = logits.float().log_softmax(-1).gather(1, ids[:, 1:][wrote[:, 1:]][:, None])[:, 0]
+    rows: list[list[Sample]] = []
+    for sample in samples:
+        alike = rows and model.config.model_type == "llama" and _context(rows[-1][0]) == _context(sample)
+        rows[-1].append(sample) if alike else rows.append([sample])
+    packed = [_packed(row) for row in rows]
+    width = max(len(ids) for ids, _, _, _ in packed)
+    ids, positions, parts = (
+        torch.tensor([row[i] + [fill] * (width - len(row[i])) for row in packed], device=model.device)
+        for i, fill in ((0, 0), (1, 0), (2, -1))
+    )  # (R, T) each
+    # Padded on the right: under a causal mask no id that counts sees a pad.
+    more: dict[str, torch.Tensor] = {}
+    if len(rows) < len(samples):
+        seen = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])  # (R, T, T)
+        hidden = ~(seen & torch.ones(width, width, dtype=torch.bool, device=model.device).tril())
+        mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
+        more = {"attention_mask": mask.masked_fill_(hidden, torch.finfo(model.dtype).min)[:, None]}
+    logits = model(input_ids=ids, position_ids=positions, use_cache=False, **more).logits  # (R, T, V)
+    at = [(i, before, column) for i, row in enumerate(packed) for before, column in row[3]]
+    row, before, column = torch.tensor(at, device=model.device).T
+    chosen: torch.Tensor = logits[row, before].float().log_softmax(-1).gather(1, ids[row, column][:, None])[:, 0]
     return chosen
+
+
+def _packed(samples: Sequence[Sample]) -> tuple[list[int], list[int], list[int], list[tuple[int, int]]]:
+    """Samples of one context as one row of T ids.
+
+    Returns:
+        (T,) ids; (T,) their positions; (T,) 0 for the context, then the sample's number from 1 on; and for each id
+        that the policy wrote the columns of the one before it and its own.
+    """
+    ids = _context(samples[0])
+    start = len(ids)
+    positions, parts, written = list(range(start)), [0] * start, []
+    for number, sample in enumerate(samples, 1):
+        for place in range(start, len(sample.input_ids)):
+            if sample.sampled[place]:
+                written.append((start - 1 if place == start else len(ids) - 1, len(ids)))
+            ids.append(sample.input_ids[place])
+            positions.append(place)
+            parts.append(number)
+    return ids, positions, parts, written
 
 
 def sample_of(trajectory: Trajectory, policy: LanguageModelPolicy, toolbox: Toolbox, reward: float) -> Sample:

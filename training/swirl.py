@@ -11,13 +11,16 @@ The paper leaves out learning rate, batch size and KL weight; they are settings 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from toolenv.agents.equivalence import Guide, Judgement, label_steps
+from toolenv.agents.decoding_batch import Past
+from toolenv.agents.equivalence import Guide, Judgement, earliest_error, label_steps
 from toolenv.agents.judge import ExactJudge, StepJudge
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.policy import Decision, Episode
@@ -33,12 +36,18 @@ StepReward = Callable[[ToolEnv, Guide, Json], float]
 
 
 class StepFilter(StrEnum):
-    """Which recorded episodes give states: all; those whose every step is right; those that are solved; both."""
+    """Which states of recorded episodes are trained on; the first four are the paper's, and ask of whole episodes.
+
+    All; those of episodes whose every step is right; of solved ones; of such as are both. `UNTIL_ERROR` takes all
+    episodes, each up to and including the state of its earliest error: what comes after it in a student's own episodes
+    are mostly turns of a loop, with the longest contexts and nothing to gain.
+    """
 
     NONE = "none"
     PROCESS = "process"
     OUTCOME = "outcome"
     BOTH = "both"
+    UNTIL_ERROR = "until-error"
 
 
 class StepRewards(BaseModel):
@@ -74,6 +83,12 @@ class SWiRLSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     filter: StepFilter = Field(StepFilter.PROCESS, description="The paper's best for RL; see StepFilter.")
+    error_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Of the states of a step, how many are such as were recorded with an error; null draws all alike.",
+    )
     rewards: StepRewards = StepRewards()
     policy_gradient: PolicyGradientSettings = PolicyGradientSettings()
 
@@ -82,12 +97,35 @@ def keeps(kind: StepFilter, trajectory: Trajectory, judgements: Sequence[Judgeme
     """Whether a filter keeps an episode."""
     if kind in (StepFilter.OUTCOME, StepFilter.BOTH) and not trajectory.success:
         return False
-    return kind in (StepFilter.NONE, StepFilter.OUTCOME) or all(j.label.right for j in judgements)
+    return kind not in (StepFilter.PROCESS, StepFilter.BOTH) or all(j.label.right for j in judgements)
 
 
-def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: StepFilter) -> list[State]:
+@dataclass(frozen=True, slots=True)
+class States:
+    """Where steps are sampled: at `errors` the recorded step was wrong or wasteful, at `others` it was right."""
+
+    others: list[State]
+    errors: list[State]
+
+    def __len__(self) -> int:
+        return len(self.others) + len(self.errors)
+
+    def draw(self, count: int, error_share: float | None, rng: Random) -> list[State]:
+        """So many states, or all if there are fewer.
+
+        Args:
+            error_share: how many of them are errors, as far as there are enough of both; None draws all alike.
+        """
+        count = min(count, len(self))
+        if error_share is None:
+            return rng.sample([*self.others, *self.errors], count)
+        errors = min(len(self.errors), max(round(error_share * count), count - len(self.others)))
+        return [*rng.sample(self.errors, errors), *rng.sample(self.others, count - errors)]
+
+
+def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: StepFilter) -> States:
     """The states of the episodes that the filter keeps; of those in which the task can still be solved."""
-    states = []
+    states = States([], [])
     env = ToolEnv(scenario, families="all")
     for trajectory in trajectories:
         if trajectory.sandbox_lost:
@@ -97,28 +135,43 @@ def select_states(scenario: Scenario, trajectories: Iterable[Trajectory], kind: 
                 f"{trajectory.id}: of version {trajectory.scenario_version} of the scenario, not {scenario.version}"
             )
         judgements = label_steps(env, trajectory)
-        if keeps(kind, trajectory, judgements):
-            judged = zip(states_of(trajectory), judgements, strict=True)
-            states += [state for state, judgement in judged if judgement.solvable]
+        if not keeps(kind, trajectory, judgements):
+            continue
+        error = earliest_error(judgements) if kind is StepFilter.UNTIL_ERROR else None
+        end = None if error is None else error + 1
+        for state, judgement in islice(zip(states_of(trajectory), judgements, strict=True), end):
+            if judgement.solvable:
+                (states.others if judgement.label.right else states.errors).append(state)
     env.close()
     return states
 
 
 def step_sampler(
-    scenario: Scenario, states: Sequence[State], reward: StepReward, settings: PolicyGradientSettings
+    scenario: Scenario,
+    states: States,
+    reward: StepReward,
+    settings: PolicyGradientSettings,
+    *,
+    error_share: float | None = None,
 ) -> Sampler:
-    """Groups of single steps, each group at one of the states, which are drawn anew for every optimiser step."""
+    """Groups of single steps, each group at one of the states, which are drawn anew for every optimiser step.
+
+    A state's context is encoded once, by the first of its group.
+
+    Args:
+        error_share: see `States.draw`.
+    """
     envs = [ToolEnv(scenario, families="all") for _ in range(min(settings.groups, len(states)))]
 
     def sample(policy: LanguageModelPolicy, seed: int) -> Sequence[Group]:
-        chosen = Random(seed).sample(states, len(envs))
+        chosen = states.draw(len(envs), error_share, Random(seed))
         guides = [state.enter(env) for state, env in zip(chosen, envs, strict=True)]
         episodes = [
             Episode(env, trial_number(seed, place, number))
             for place, env in enumerate(envs)
             for number in range(settings.group_size)
         ]
-        decisions = policy.act(episodes)
+        decisions = _decide(policy, episodes, settings.group_size)
         groups = []
         for index, (env, guide) in enumerate(zip(envs, guides, strict=True)):
             at = slice(index * settings.group_size, (index + 1) * settings.group_size)
@@ -131,6 +184,18 @@ def step_sampler(
         return groups
 
     return sample
+
+
+def _decide(policy: LanguageModelPolicy, episodes: Sequence[Episode], group_size: int) -> list[Decision]:
+    """A decision of each episode; each `group_size` of them are at one state, and share what is computed of it."""
+    firsts = episodes[::group_size]
+    decisions = policy.act(firsts)
+    others = [episode for place, episode in enumerate(episodes) if place % group_size]
+    for place, episode in enumerate(others):
+        past: Past = firsts[place // (group_size - 1)].memory["past"]
+        episode.memory["past"] = Past(past.ids, past.states, past.weights)
+    rest = iter(policy.act(others))
+    return [next(rest) if place % group_size else decisions[place // group_size] for place in range(len(episodes))]
 
 
 def _sample(episode: Episode, decision: Decision, reward: float) -> Sample:
@@ -162,8 +227,13 @@ def train_swirl(
     """
     settings = settings or SWiRLSettings()
     states = select_states(scenario, trajectories, settings.filter)
-    if not states:
+    if not len(states):
         raise ValueError(f"nothing to train on: the filter {settings.filter.value!r} leaves no episode")
-    reward = settings.rewards if judge is None else settings.rewards.by(judge)
-    sampler = step_sampler(scenario, states, reward, settings.policy_gradient)
+    sampler = step_sampler(
+        scenario,
+        states,
+        settings.rewards if judge is None else settings.rewards.by(judge),
+        settings.policy_gradient,
+        error_share=settings.error_share,
+    )
     return train_policy(model, out, sampler, settings.policy_gradient, on_step=on_step)

@@ -8,8 +8,8 @@ a size and seed see the same trajectories and are measured on the same 300 test 
 in the folder, its episodes beside it: the same command again makes what is missing, and `--table` only reads. Arms with
 a local teacher share one: a student of the same size, trained once on 12,000 other trajectories.
 
-Step correctness is tool selection (macro F1, see `training/selection.py`). Intervals are Student's t over seeds, those
-of differences over seeds too, paired with the flat arm.
+Steps are correct that are preferred or acceptable (`agents/equivalence.py`); tool F1 is a macro average. Intervals are
+Student's t over seeds, those of differences over seeds too, paired with the flat arm.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ ARMS = {
 }
 METRICS = {
     "success": "success",
+    "correct steps": "step_correctness",
     "tool F1": "tool_f1",
     "reasoning": "reasoning",
     "valid": "schema_validity",
@@ -212,7 +213,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _mean(found: Sequence[dict[str, Any]], name: str) -> str:
-    values = [run["scores"][name] for run in found if run["scores"][name] is not None]
+    values = [run["scores"][name] for run in found if run["scores"].get(name) is not None]
     return f"{statistics.fmean(values):.3f}" if values else "–"
 
 

@@ -10,12 +10,21 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
   the corrected ones.
 - clone: cloning as many of the teacher's steps as score-sft took (cold start and corrections together).
 - clone-all: cloning the teacher on all 1,000 tasks.
+- score-on: score-sft in the paper's order: the cold student goes on, with the tokens that are left.
+- score-half, clone-half, clone-full: as score-sft, clone and clone-all, but with 1,200,000 tokens, and the first two
+  with half of the teacher's steps that clone-full has.
+- score-more: as score-half, in the paper's order: a cold student of 500,000 tokens acts on as many tasks as it takes to
+  spend the teacher's steps, and goes on with 700,000 tokens. `score-fresh`: a new student on the same data.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
   the key-step reward; `score-rl-long`, that from the start of the episodes.
 - swirl, swirl-sft: step-wise RL at states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
-  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part.
+  score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part. `swirl-half`: from
+  clone-half, at its own states on 1,200 new tasks up to its earliest errors, half of a step's groups at the errors,
+  with more samples and a learning rate that falls to 0. `own-half`: rejection sampling on these tasks, for comparison:
+  cloning clone-half's episodes and those of its own that are solved.
 
-All students but cold see the same number of tokens; those of RL go on from theirs, so they have had more. The states of
+The students of one table that are only fine-tuned see the same number of tokens (score-sft, clone, clone-all, score-on;
+clone-full and the halves); those of RL go on from theirs, so they have had more. The states of
 `swirl` are the mentored episodes', whose corrections its own start has not paid for. "drifted" are the same test tasks
 with tool results in other field names, error texts and value formats. Each finished run is a JSON file in the folder:
 the same command again makes what is missing.
@@ -48,9 +57,19 @@ from toolenv.training.score import KeyStepRewards, key_step_sampler
 from toolenv.training.sft import SFTSettings, train_sft
 from toolenv.training.swirl import StepFilter, StepRewards, select_states, step_sampler
 
-TASKS, COLD_TASKS, NEW_TASKS = 1_000, 300, 600
-COLD_TOKENS, TOKENS = 250_000, 500_000
+TASKS, COLD_TASKS, NEW_TASKS, MANY_NEW_TASKS = 1_000, 300, 600, 1_200
+MORE_MENTORED = 1_200
+COLD_TOKENS, TOKENS, LONG_TOKENS = 250_000, 500_000, 1_200_000
 RL = {"steps": 40, "groups": 16, "group_size": 6, "learning_rate": 2e-4, "threads": 1}
+STEP_WISE = {
+    **RL,
+    "steps": 40,
+    "groups": 32,
+    "group_size": 8,
+    "learning_rate": 3e-4,
+    "decay": True,
+    "max_new_tokens": 64,
+}
 MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
 METRICS = {"success": "success", "valid": "schema_validity", "invented": "hallucination", "tool F1": "tool_f1"}
 
@@ -72,8 +91,15 @@ class Seed:
         makers: dict[str, Callable[[], None]] = {
             "cold": lambda: self.clone("cold", self.taught(COLD_TASKS), COLD_TOKENS),
             "score-sft": lambda: self.clone("score-sft", [*self.taught(COLD_TASKS), *self.corrected()], TOKENS),
-            "clone": lambda: self.clone("clone", self.as_many_steps(), TOKENS),
+            "clone": lambda: self.clone("clone", self.worth(self.teacher_steps()), TOKENS),
             "clone-all": lambda: self.clone("clone-all", self.taught(TASKS), TOKENS),
+            "score-on": self.go_on,
+            "score-half": lambda: self.clone("score-half", self.half_corrected(self.mentored()), LONG_TOKENS),
+            "cold-long": lambda: self.clone("cold-long", self.taught(COLD_TASKS), TOKENS),
+            "score-more": self.more,
+            "score-fresh": lambda: self.clone("score-fresh", self.more_corrected(), LONG_TOKENS),
+            "clone-half": lambda: self.clone("clone-half", self.worth(self.all_steps() // 2), LONG_TOKENS),
+            "clone-full": lambda: self.clone("clone-full", self.taught(TASKS), LONG_TOKENS),
             "score-rl": lambda: self.short_horizon("score-rl", self.keys(), KeyStepRewards()),
             "score-rl-plain": lambda: self.short_horizon(
                 "score-rl-plain", self.keys(), KeyStepRewards(key_step=0, other=0)
@@ -86,6 +112,22 @@ class Seed:
             "swirl": lambda: self.step_wise("swirl", "clone", self.mentored(), StepFilter.PROCESS),
             "swirl-sft": lambda: self.step_wise("swirl-sft", "score-sft", self.mentored(), StepFilter.PROCESS),
             "swirl-new": lambda: self.step_wise("swirl-new", "score-sft", self.own("score-sft"), StepFilter.NONE),
+            "swirl-half": lambda: self.step_wise(
+                "swirl-half",
+                "clone-half",
+                self.own("clone-half", MANY_NEW_TASKS),
+                StepFilter.UNTIL_ERROR,
+                STEP_WISE,
+                0.5,
+            ),
+            "own-half": lambda: self.clone(
+                "own-half",
+                [
+                    *self.worth(self.all_steps() // 2),
+                    *(t for t in self.own("clone-half", MANY_NEW_TASKS) if t.success),
+                ],
+                LONG_TOKENS,
+            ),
         }
         makers[arm]()
 
@@ -93,11 +135,13 @@ class Seed:
         collect(self.scenario, "oracle", n=TASKS, out=self.folder / "teacher", seed=self.first)
         return [t for t in islice(read_trajectories(self.folder / "teacher"), tasks) if t.success]
 
-    def mentored(self) -> list[Trajectory]:
-        self.make("cold")
-        spec, rest = f"mentored:{self.student('cold')}", TASKS - COLD_TASKS
-        collect(self.scenario, spec, n=rest, out=self.folder / "mentored", seed=self.first + COLD_TASKS, batch=100)
-        return list(read_trajectories(self.folder / "mentored"))
+    def mentored(
+        self, cold: str = "cold", tasks: int = TASKS - COLD_TASKS, folder: str = "mentored"
+    ) -> list[Trajectory]:
+        self.make(cold)
+        first, out = self.first + COLD_TASKS, self.folder / folder
+        collect(self.scenario, f"mentored:{self.student(cold)}", n=tasks, out=out, seed=first, batch=100)
+        return list(read_trajectories(out))
 
     def corrected(self) -> list[Trajectory]:
         return [t for t in self.mentored() if t.success]
@@ -107,20 +151,38 @@ class Seed:
 
     def teacher_steps(self) -> int:
         """Steps that the teacher took for score-sft."""
-        corrections = sum(CORRECTED in step.labels for t in self.mentored() for step in t.steps)
-        return corrections + sum(len(t.steps) for t in self.taught(COLD_TASKS))
+        return sum(map(_corrections, self.mentored())) + self.cold_steps()
 
-    def as_many_steps(self) -> list[Trajectory]:
-        left, kept = self.teacher_steps(), []
-        for trajectory in self.taught(TASKS):
-            left -= len(trajectory.steps)
-            if left < 0:
-                break
-            kept.append(trajectory)
-        return kept
+    def cold_steps(self) -> int:
+        return sum(len(t.steps) for t in self.taught(COLD_TASKS))
 
-    def clone(self, arm: str, trajectories: Iterable[Trajectory], tokens: int) -> None:
-        settings = SFTSettings(max_tokens=tokens, epochs=1_000, seed=self.seed, threads=1)
+    def all_steps(self) -> int:
+        return sum(len(t.steps) for t in self.taught(TASKS))
+
+    def worth(self, steps: int) -> list[Trajectory]:
+        """The teacher's first episodes, of at most so many steps together."""
+        return _within(self.taught(TASKS), steps, lambda t: len(t.steps))
+
+    def half_corrected(self, mentored: Iterable[Trajectory]) -> list[Trajectory]:
+        """What the cold student was taught and the mentored episodes that are solved: with both, the teacher has taken
+        at most half of the steps that all of its own episodes have."""
+        left = self.all_steps() // 2 - self.cold_steps()
+        kept = _within(mentored, left, _corrections)
+        print(f"  {len(kept)} mentored episodes, {sum(map(_corrections, kept))} corrections of {left}", flush=True)
+        return [*self.taught(COLD_TASKS), *(t for t in kept if t.success)]
+
+    def go_on(self) -> None:
+        data = [*self.taught(COLD_TASKS), *self.corrected()]
+        self.clone("score-on", data, TOKENS - COLD_TOKENS, start=str(self.student("cold")))
+
+    def more(self) -> None:
+        self.clone("score-more", self.more_corrected(), LONG_TOKENS - TOKENS, start=str(self.student("cold-long")))
+
+    def more_corrected(self) -> list[Trajectory]:
+        return self.half_corrected(self.mentored("cold-long", MORE_MENTORED, "more-mentored"))
+
+    def clone(self, arm: str, trajectories: Iterable[Trajectory], tokens: int, *, start: str = "toolenv-tiny") -> None:
+        settings = SFTSettings(model=start, max_tokens=tokens, epochs=1_000, seed=self.seed, threads=1)
         train_sft(trajectories, self.scenario.toolbox, self.student(arm), settings)
 
     def short_horizon(self, arm: str, keys: Sequence[KeyStep], rewards: KeyStepRewards) -> None:
@@ -129,18 +191,26 @@ class Seed:
         sampler = key_step_sampler(self.scenario, keys, rewards, settings)
         train_policy(self.student("score-sft"), self.student(arm), sampler, settings, on_step=_say(arm))
 
-    def own(self, student: str) -> list[Trajectory]:
+    def own(self, student: str, tasks: int = NEW_TASKS) -> list[Trajectory]:
         """What a student does alone on tasks that it was not trained on; no teacher takes part."""
         self.make(student)
         first, folder = self.first + TASKS, self.folder / f"own-{student}"
-        collect(self.scenario, str(self.student(student)), n=NEW_TASKS, out=folder, seed=first, batch=100)
+        collect(self.scenario, str(self.student(student)), n=tasks, out=folder, seed=first, batch=100)
         return list(read_trajectories(folder))
 
-    def step_wise(self, arm: str, start: str, episodes: Iterable[Trajectory], kind: StepFilter) -> None:
+    def step_wise(
+        self,
+        arm: str,
+        start: str,
+        episodes: Iterable[Trajectory],
+        kind: StepFilter,
+        rl: dict[str, Any] = RL,
+        error_share: float | None = None,
+    ) -> None:
         self.make(start)
-        settings = PolicyGradientSettings.model_validate({**RL, "seed": self.seed})
+        settings = PolicyGradientSettings.model_validate({**rl, "seed": self.seed})
         states = select_states(self.scenario, episodes, kind)
-        sampler = step_sampler(self.scenario, states, StepRewards(), settings)
+        sampler = step_sampler(self.scenario, states, StepRewards(), settings, error_share=error_share)
         train_policy(self.student(start), self.student(arm), sampler, settings, on_step=_say(arm))
 
     def measure(self, arm: str, evaluated: int) -> dict[str, Any]:
@@ -152,11 +222,28 @@ class Seed:
             scores = evaluate(self.scenario, acting, seed_start=first, n=evaluated, batch=100).overall
             metrics = {key: getattr(scores, attribute) for key, attribute in METRICS.items()}
             result[name] = {key: None if metric is None else metric.value for key, metric in metrics.items()}
-        if arm in ("score-sft", "clone"):
+        if arm in ("score-sft", "clone", "score-on"):
             result["teacher_steps"] = self.teacher_steps()
-        if arm == "clone-all":
-            result["teacher_steps"] = sum(len(t.steps) for t in self.taught(TASKS))
+        if arm in ("score-half", "score-more", "score-fresh", "clone-half"):
+            result["teacher_steps"] = self.all_steps() // 2
+        if arm in ("clone-all", "clone-full"):
+            result["teacher_steps"] = self.all_steps()
         return result
+
+
+def _corrections(trajectory: Trajectory) -> int:
+    return sum(CORRECTED in step.labels for step in trajectory.steps)
+
+
+def _within(trajectories: Iterable[Trajectory], most: int, cost: Callable[[Trajectory], int]) -> list[Trajectory]:
+    """The first trajectories that cost no more than `most` together."""
+    kept = []
+    for trajectory in trajectories:
+        most -= cost(trajectory)
+        if most < 0:
+            break
+        kept.append(trajectory)
+    return kept
 
 
 def _say(arm: str) -> Callable[[Any], None]:
@@ -168,8 +255,16 @@ ARMS = (
     "score-sft",
     "clone",
     "clone-all",
+    "score-on",
+    "clone-full",
+    "score-half",
+    "score-more",
+    "score-fresh",
+    "clone-half",
     "swirl-sft",
     "swirl-new",
+    "swirl-half",
+    "own-half",
     "score-rl",
     "swirl",
     "score-rl-plain",
@@ -177,12 +272,20 @@ ARMS = (
 )
 AGAINST = {
     "score-sft": "clone",
+    "clone-all": "score-sft",
+    "score-on": "score-sft",
+    "score-half": "clone-full",
+    "score-more": "clone-full",
+    "score-fresh": "clone-full",
+    "clone-half": "clone-full",
     "score-rl": "score-sft",
     "score-rl-plain": "score-rl",
     "score-rl-long": "score-rl-plain",
     "swirl": "clone",
     "swirl-sft": "score-sft",
     "swirl-new": "score-sft",
+    "swirl-half": "clone-half",
+    "own-half": "clone-half",
 }
 
 

@@ -47,7 +47,7 @@ def test_the_table_has_intervals_over_seeds_and_differences_paired_by_seed(sad: 
     results += [result("span 1:1", seed, 0.1 * seed + 0.05) for seed in (1, 2, 3, 4)]
     flat, span = sad.table(results).splitlines()[2:]
     # 0.2 plus or minus 4.303 * 0.1 / sqrt(3)
-    assert flat == "| 250 | 200,123 | flat | 3 | 0.200 [-0.048, 0.448] | – | 0.500 | 30.000 | – | 0.000 |"
+    assert flat == "| 250 | 200,123 | flat | 3 | 0.200 [-0.048, 0.448] | – | – | 0.500 | 30.000 | – | 0.000 |"
     assert span.startswith("| 250 | 200,123 | span 1:1 | 4 | 0.300 [")
     assert "| 0.050 [0.050, 0.050] |" in span
     assert sad.with_interval([0.25]) == "0.250"

@@ -18,9 +18,11 @@ from toolenv.training.claim import FolderTaken
 from toolenv.training.policy_gradient import (
     PolicyGradientSettings,
     Sample,
+    _batches,
     advantages,
     clipped_loss,
     divergence,
+    learning_rate,
     sample_of,
     sampled_logprobs,
     train_policy,
@@ -75,6 +77,33 @@ def test_a_recorded_episode_has_the_log_probabilities_that_it_was_sampled_with(
     assert torch.allclose(now, then, atol=2e-4)
 
 
+def test_samples_of_one_context_are_computed_as_if_each_stood_alone(crm: Scenario, episodes, fresh_model: Path) -> None:  # type: ignore[no-untyped-def]  # see the fixture
+    policy, _ = episodes
+    attempts = [Attempt(seed, trial=trial) for seed in range(3) for trial in range(3)]
+    samples = [sample_of(t, policy, crm.toolbox, 0.0) for t in rollout(crm, policy, attempts, max_steps=3)]
+    model = Student.load(fresh_model).model
+    together = sampled_logprobs(model, samples)
+    apart = torch.cat([sampled_logprobs(model, [sample]) for sample in samples])
+    assert torch.allclose(together, apart, atol=2e-4)
+    together.exp().sum().backward()
+    gradient = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+    torch.cat([sampled_logprobs(model, [sample]) for sample in samples]).exp().sum().backward()
+    assert torch.allclose(model.lm_head.weight.grad, gradient, atol=1e-4)
+
+
+def test_batches_hold_a_context_once_and_no_more_than_they_may() -> None:
+    def sample(context: int, tail: int) -> Sample:
+        return Sample([context] * context + [1] * tail, [False] * context + [True] * tail, [0.0] * tail, 0.0)
+
+    samples = [(sample(context, tail), 0.0) for context in (40, 10, 30) for tail in (5, 10, 15)]
+    (whole,) = _batches(samples, 3 * 70)
+    assert sorted(map(id, whole)) == sorted(map(id, samples))
+    assert [len(batch) for batch in _batches(samples, 70)] == [3, 3, 3]
+    assert [len(batch) for batch in _batches(samples, 60)] == [3, 3, 2, 1]
+    assert [len(batch) for batch in _batches(samples, 16)] == [1] * 9
+
+
 def test_steps_that_were_given_are_not_learned_from(crm: Scenario, fresh_model: Path) -> None:
     policy = LanguageModelPolicy(fresh_model, temperature=1.0, max_new_tokens=6)
     prefix = ({"name": "search_policies", "arguments": {"query": "returns"}, "reasoning": "I look."},)
@@ -108,6 +137,13 @@ def test_what_is_rewarded_becomes_likelier(fresh_model: Path, tmp_path: Path) ->
     assert [entry.reward for entry in log] == [0.5] * 4
     assert chance(tmp_path / "out", 99) > 2 * chance(fresh_model, 99)
     assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing_if_it_is_told_to() -> None:
+    settings = PolicyGradientSettings(steps=4, warmup_steps=1, learning_rate=1.0)
+    assert [learning_rate(step, settings) for step in range(4)] == [0.5, 1, 1, 1]
+    falling = settings.model_copy(update={"decay": True})
+    assert [learning_rate(step, falling) for step in range(4)] == [0.5, 0.75, 0.5, 0.25]
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(fresh_model: Path, tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
+from torch import Tensor
 
+from toolenv.agents.equivalence import earliest_error, label_steps
 from toolenv.agents.faulty import FaultyPolicy
 from toolenv.agents.judge import NoisyJudge, Opinion, Verdict
 from toolenv.agents.language_model import LanguageModelPolicy
@@ -17,7 +20,15 @@ from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
 from toolenv.training.policy_gradient import PolicyGradientSettings
 from toolenv.training.states import State, states_of
-from toolenv.training.swirl import StepFilter, StepRewards, SWiRLSettings, select_states, step_sampler, train_swirl
+from toolenv.training.swirl import (
+    States,
+    StepFilter,
+    StepRewards,
+    SWiRLSettings,
+    select_states,
+    step_sampler,
+    train_swirl,
+)
 
 FAST = PolicyGradientSettings(steps=2, groups=3, group_size=2, max_new_tokens=8, threads=1)
 
@@ -44,7 +55,30 @@ def test_filters_keep_what_they_say(crm: Scenario, faulty: list[Trajectory]) -> 
     assert counts[StepFilter.OUTCOME] <= sum(len(t.steps) for t in solved)
     clean = list(rollout(crm, OraclePolicy(), [Attempt(seed) for seed in range(20)]))
     states = select_states(crm, clean, StepFilter.PROCESS)
-    assert states == [state for t in clean for state in states_of(t)]
+    assert states.others == [state for t in clean for state in states_of(t)]
+    assert not states.errors
+
+
+def test_states_until_the_earliest_error_leave_out_what_comes_after_it(crm: Scenario, faulty: list[Trajectory]) -> None:
+    env = ToolEnv(crm, families="all")
+    for trajectory in faulty:
+        error = earliest_error(label_steps(env, trajectory))
+        kept = select_states(crm, [trajectory], StepFilter.UNTIL_ERROR)
+        assert kept.others == list(states_of(trajectory))[:error]
+        assert kept.errors == ([] if error is None else [list(states_of(trajectory))[error]])
+
+
+def test_so_many_errors_are_drawn_as_are_asked_for() -> None:
+    states = States([State("right", ({},) * i) for i in range(10)], [State("wrong", ({},) * i) for i in range(3)])
+
+    def errors(count: int, share: float | None) -> int:
+        drawn = states.draw(count, share, Random(0))
+        assert len(drawn) == len({(state.task, len(state.prefix)) for state in drawn}) == min(count, 13)
+        return sum(state.task == "wrong" for state in drawn)
+
+    assert [errors(4, share) for share in (0, 0.5, 1)] == [0, 2, 3]
+    assert errors(12, 0) == 2, "the others are not enough"
+    assert errors(20, None) == errors(20, 0.5) == 3
 
 
 def test_steps_are_worth_what_their_label_is(crm: Scenario) -> None:
@@ -83,6 +117,24 @@ def test_groups_share_a_state_and_differ_in_what_was_sampled(
         assert first.input_ids[:length] == second.input_ids[:length]
         assert first.input_ids != second.input_ids
     assert [[s.input_ids for s in g] for g in sampler(policy, 5)] == [[s.input_ids for s in g] for g in groups]
+
+
+def test_a_context_is_encoded_once_a_group(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = select_states(crm, solved, StepFilter.PROCESS)
+    policy = LanguageModelPolicy(fresh_model, temperature=1.0, max_new_tokens=1)
+    encoded = []
+    forward = type(policy.model).forward
+
+    def counting(self: object, input_ids: Tensor, attention_mask: Tensor, **given: object) -> object:
+        encoded.append(int((attention_mask[:, -input_ids.shape[1] :]).sum()))
+        return forward(self, input_ids=input_ids, attention_mask=attention_mask, **given)
+
+    monkeypatch.setattr(type(policy.model), "forward", counting)
+    groups = step_sampler(crm, states, StepRewards(), FAST.model_copy(update={"group_size": 4}))(policy, 5)
+    contexts = [len(group[0].input_ids) - 1 for group in groups]
+    assert sum(encoded) == sum(contexts) + 3 * len(groups), "of the others in a group, the last token alone"
 
 
 def test_a_run_asks_the_judge_and_leaves_a_student(
