@@ -103,7 +103,8 @@ def _evaluate(scenario: Scenario, policy: str, name: str, output: Path, n: int) 
     for families, tasks in (("train", n), ("unseen", max(1, n // 2))):
         path = output / f"evaluation-{name}-{families}.json"
         if not path.is_file():
-            evaluation = evaluate(scenario, policy, n=tasks, families=families, batch=100)
+            kept = path.with_suffix(".jsonl")
+            evaluation = evaluate(scenario, policy, n=tasks, families=families, batch=100, trajectories=kept)
             with whole_file(path) as stream:
                 stream.write(evaluation.to_json())
         parts.append(Evaluation.from_json(path.read_bytes(), str(path)))

@@ -177,7 +177,8 @@ class _Path:
                 path.parent.mkdir(exist_ok=True)
                 limit = self.settings.max_new_tokens
                 policy = OraclePolicy() if folder is None else LanguageModelPolicy(folder, max_new_tokens=limit)
-                run = evaluate(self.scenario, policy, n=n, families=families, batch=100)
+                kept = path.with_suffix(".jsonl")
+                run = evaluate(self.scenario, policy, n=n, families=families, batch=100, trajectories=kept)
                 with whole_file(path) as stream:
                     stream.write(run.to_json())
             parts.append(Evaluation.from_json(path.read_bytes(), str(path)))

@@ -19,6 +19,7 @@ from toolenv.agents.equivalence import Label
 from toolenv.agents.grounding import identifier_uses
 from toolenv.agents.intervals import Floats, Metric, pass_hat_k, proportion, ratio
 from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.usage import total
 from toolenv.envs.actions import Action, Answer, Call
 from toolenv.scenarios.sampler import Task
 from toolenv.tools.errors import INVALID_CALLS
@@ -146,9 +147,8 @@ def _repeated(actions: Sequence[Action]) -> int:
 
 
 def _usd(trajectory: Trajectory) -> float | None:
-    """What the steps cost together; records that no endpoint was asked for have no `usage`."""
-    known = [usage.usd for usage in getattr(trajectory, "usage", None) or () if usage is not None]
-    return sum(usd for usd in known if usd is not None) if any(usd is not None for usd in known) else None
+    """What the steps cost together, if that is known."""
+    return total(trajectory.usage or ()).usd
 
 
 # -- many episodes -------------------------------------------------------------------------------------

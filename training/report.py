@@ -517,11 +517,11 @@ def _cost_plots(views: Sequence[PolicyView]) -> list[tuple[str, Markup]]:
     plots = []
     for exposure, heading in EXPOSURES.items():
         scores = [(view, view.by_exposure[exposure]) for view in views if exposure in view.by_exposure]
-        for unit, cost in (("tokens", "tokens_per_solved"), ("steps", "steps_per_solved")):
+        for unit, cost in (("tokens", "tokens_per_solved"), ("steps", "steps_per_solved"), ("USD", "usd_per_solved")):
             points = [
                 Point(v.name, v.series, metric, s.success, unit == "tokens" and s.token_unit != TOKENS)
                 for v, s in scores
-                if (metric := getattr(s, cost)) is not None
+                if (metric := getattr(s, cost)) is not None and s.success is not None
             ]
             if points:
                 title = f"Success and {unit} a solved task, {heading}"
