@@ -11,7 +11,7 @@ from toolenv.agents.dialects import ToolenvDialect
 from toolenv.agents.policy import Decision, Episode, Policy, PolicyStopped
 from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory, recordable
 from toolenv.agents.usage import Usage
-from toolenv.envs.actions import parse_action
+from toolenv.envs.actions import Malformed, parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.sampler import Task
@@ -179,6 +179,9 @@ def _go_on(item: _Running, begun: Trajectory) -> None:
 def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
     """Carry out a decision and record it; the info of the last step if the episode ended."""
     action = parse_action(decision.action)
+    if isinstance(action, Malformed):
+        # By its text alone, as when it is replayed: a dialect may have refused it for a reason of its own.
+        action = parse_action(action.raw)
     _, reward, terminated, truncated, info = item.episode.env.step(action)
     text = _DIALECT.render(action) if decision.text is None else decision.text
     messages = info["messages"]

@@ -78,8 +78,7 @@ def parse_action(action: Any) -> Action:
     if isinstance(action, str):
         return _parse_text(action)
     if isinstance(action, Malformed):
-        # By its text alone, as when it is replayed: who made it may have refused it for a reason of their own.
-        return _parse_text(action.raw)
+        return action
     if isinstance(action, Call | Answer):
         action = action.to_action()
     try:

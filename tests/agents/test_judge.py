@@ -166,6 +166,8 @@ def test_judges_by_name() -> None:
 
 
 def test_a_local_model_can_be_asked(state: Any) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
     from toolenv.training.base_models import base_model_path
 
     env, guide, right = state

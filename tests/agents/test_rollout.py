@@ -6,10 +6,12 @@ import pytest
 
 from toolenv.agents.card import outcome_of
 from toolenv.agents.policies import make_policy
+from toolenv.agents.policy import Decision
 from toolenv.agents.records import read_trajectories, write_jsonl
 from toolenv.agents.replay import Replayer
 from toolenv.agents.rollout import Attempt, rollout
-from toolenv.tools.errors import OperatorError, SandboxLost
+from toolenv.envs.actions import Malformed
+from toolenv.tools.errors import MalformedCall, OperatorError, SandboxLost
 from toolenv.tools.sandbox.embedded import EmbeddedSandbox
 
 
@@ -72,3 +74,21 @@ def test_such_a_record_is_written_read_and_replayed(scenario, tmp_path):
 def test_what_the_operator_must_mend_is_raised(scenario):
     with pytest.raises(OperatorError, match="the engine is gone"):
         play(scenario, FailingSandbox({1}, OperatorError), [Attempt(seed) for seed in range(4)])
+
+
+class Garbled:
+    """A policy whose dialect refuses what it wrote, for a reason of its own; then it gives up."""
+
+    name = "garbled"
+
+    def act(self, episodes):
+        refused = Malformed("<call>nonsense", MalformedCall("no tag was closed", field="arguments", rule="dialect"))
+        return [Decision("{}" if len(episode.messages) > 4 else refused, "…", ()) for episode in episodes]
+
+
+def test_what_a_dialect_could_not_read_replays(scenario):
+    """A record keeps the text alone, so the dialect's own reason must not reach the conversation."""
+    (trajectory,) = rollout(scenario, Garbled(), [Attempt(1)], max_steps=3)
+    assert "no tag was closed" not in trajectory.steps[0].observation
+    assert trajectory.steps[0].error == "malformed_call"
+    assert Replayer(scenario).replay(trajectory).same
