@@ -74,7 +74,7 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-c", code, "serve", str(model), "--device", "cpu", "--port", str(port)]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     server = subprocess.Popen(command, stdout=log, stderr=log, env=offline)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not _healthy(port):
         assert server.poll() is None, Path(log.name).read_text()
         assert time.monotonic() < deadline, Path(log.name).read_text()
@@ -106,7 +106,14 @@ def desk() -> Scenario:
 def test_episodes_are_collected_from_a_real_server(
     url: str, model: Path, desk: Scenario, calls: str, tmp_path: Path
 ) -> None:
-    settings = {"model": str(model), "base_url": url, "tool_calls": calls, "max_tokens": 16, "temperature": 0}
+    settings = {
+        "model": str(model),
+        "base_url": url,
+        "tool_calls": calls,
+        "max_tokens": 16,
+        "temperature": 0,
+        "timeout_s": 300,
+    }
     settings |= {"prices": {"input": 1, "output": 2}, "concurrency": 2}
     file = tmp_path / "teacher.yaml"
     file.write_text(json.dumps(settings))
