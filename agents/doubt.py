@@ -46,6 +46,7 @@ FEATURES: Final = (
 _MOST_NATS: Final = 5.0
 _MOST_ERRORS: Final = 5
 _SURE: Final = 1e-6
+_RUN: Final = 4
 _WORD = re.compile(r"[^\s,;:!?()\"']+")
 _EDGES = ".*`[]{}<>"
 
@@ -55,7 +56,7 @@ class Doubt(BaseModel):
 
     Attributes:
         intercept, weights: log-odds, of features as they are.
-        known: word pairs of the requests that the small model was trained on, from `request_pairs`.
+        known: runs of words of the requests that the small model was trained on, from `known_runs`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -90,10 +91,10 @@ def _sigmoid(odds: float) -> float:
 # -- how new a request is --------------------------------------------------------------------------------
 
 
-def request_pairs(request: str) -> list[str]:
-    """The pairs of neighbouring words, in lower case; names, identifiers and numbers count as one word each kind."""
+def request_runs(request: str) -> list[str]:
+    """The runs of four neighbouring words, in lower case; names, identifiers and numbers count as one word each kind."""
     words = ["^", *(_masked(word, first=not i) for i, word in enumerate(_WORD.findall(request))), "$"]
-    return [f"{one} {two}" for one, two in zip(words, words[1:], strict=False)]
+    return [" ".join(words[at : at + _RUN]) for at in range(max(1, len(words) - _RUN + 1))]
 
 
 def _masked(word: str, *, first: bool) -> str:
@@ -103,16 +104,16 @@ def _masked(word: str, *, first: bool) -> str:
     return "Name" if not first and plain[:1].isupper() and len(plain) > 1 else plain.lower()
 
 
-def known_pairs(requests: Iterable[str], *, at_least: int = 2) -> tuple[str, ...]:
-    """The pairs that stand in at least so many of the requests, sorted."""
-    counts = Counter(pair for request in requests for pair in set(request_pairs(request)))
-    return tuple(sorted(pair for pair, count in counts.items() if count >= at_least))
+def known_runs(requests: Iterable[str], *, at_least: int = 2) -> tuple[str, ...]:
+    """The runs that stand in at least so many of the requests, sorted."""
+    counts = Counter(run for request in requests for run in set(request_runs(request)))
+    return tuple(sorted(run for run, count in counts.items() if count >= at_least))
 
 
 def novelty(request: str, known: frozenset[str]) -> float:
-    """The share of the request's word pairs that are not known, 0 to 1."""
-    pairs = request_pairs(request)
-    return sum(pair not in known for pair in pairs) / len(pairs)
+    """The share of the request's runs that are not known, 0 to 1."""
+    runs = request_runs(request)
+    return sum(run not in known for run in runs) / len(runs)
 
 
 # -- what can be seen of a step -----------------------------------------------------------------------------
