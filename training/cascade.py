@@ -138,7 +138,9 @@ def fit_doubt(steps: Sequence[Observation], known: Iterable[str] = (), *, penalt
         gradient = design.T @ (chance - wrong) + ridge @ weights
         curvature = design.T @ (design * np.maximum(chance * (1 - chance), 1e-9)[:, None]) + ridge
         step = np.linalg.solve(curvature, gradient)
-        weights = weights - step * min(1.0, 5.0 / float(np.abs(step).max() + 1e-12))  # bounded, so that it can not overshoot
+        weights = weights - step * min(
+            1.0, 5.0 / float(np.abs(step).max() + 1e-12)
+        )  # bounded, so that it can not overshoot
         if float(np.abs(step).max()) < 1e-9:
             break
     plain = weights[1:] / scale

@@ -30,6 +30,8 @@ LESS = {
     "distill": ["--config", "small.yaml"],
     "evaluate": ["-n", "4"],
     "calibrate": ["-n", "20"],
+    "cascade fit": ["-n", "8", "--batch", "4"],
+    "cascade report": ["-n", "4"],
     "base-model build": ["--tokens", "3000"],
 }
 SMALL = """
