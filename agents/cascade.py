@@ -94,15 +94,14 @@ class CascadePolicy:
     def _state(self, episode: Episode) -> dict[str, Any]:
         memory = episode.memory
         if "cascade" not in memory:
-            newness = self.doubt.novelty(episode.task.instruction)
-            memory["cascade"] = {SMALL: {}, FRONTIER: {}, "handed": self.threshold == 0, "novelty": newness}
+            memory["cascade"] = {SMALL: {}, FRONTIER: {}, "handed": self.threshold == 0}
         state: dict[str, Any] = memory["cascade"]
         return state
 
     def _weighed(self, episode: Episode, decision: Decision) -> Decision | None:
         """The small one's decision; None, and the episode is handed over, if it is in too much doubt."""
         state = self._state(episode)
-        doubt = self.doubt(features_of(episode, decision, state["novelty"]))
+        doubt = self.doubt(features_of(episode, decision, self.doubt.familiar))
         labelled = replace(decision, labels={**decision.labels, TIER: SMALL, DOUBT: doubt})
         if doubt <= self.threshold:
             return labelled

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 KNOWN = (
     "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, "
     "grounded: before such a path, llm:MODEL or llm:FILE.yaml for a model behind an endpoint, teacher, "
-    "cascade:FILE.json for one that `toolenv cascade fit` wrote, or mentored:, mentored:REPAIRS: or consistent:N: before "
-    "any of these"
+    "cascade:FILE.json as `toolenv cascade fit` writes it, or mentored:, mentored:REPAIRS: or consistent:N: before any "
+    "of these"
 )
 
 
@@ -43,9 +43,10 @@ def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
             "faulty:early_stop=0.1,wrong_tool=0.2"; the folder of a transformers model, for which torch is imported, or
             "grounded:" and such a folder, whose calls are then valid by construction; "llm:gpt-5" for a model at
             OPENAI_BASE_URL or at OpenAI, "llm:teacher.yaml" for one whose endpoint a file describes
-            (`EndpointSettings`); "teacher", a scripted one that takes over at any state; "cascade:runs/cascade/cascade.json"
-            for two of them, the second on doubt (`CascadePolicy`); or before one of these "mentored:", whose errors a mentor then corrects
-            (`MentoredPolicy`), or "consistent:5:", of whose 5 samples the majority acts (`ConsistentPolicy`).
+            (`EndpointSettings`); "teacher", a scripted one that takes over at any state;
+            "cascade:runs/cascade/cascade.json" for two of them, the second on doubt (`CascadePolicy`); or before one of
+            these "mentored:", whose errors a mentor then corrects (`MentoredPolicy`), or "consistent:5:", of whose 5
+            samples the majority acts (`ConsistentPolicy`).
         budget: of an endpoint's model, instead of what its settings say.
 
     Raises:

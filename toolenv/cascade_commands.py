@@ -42,6 +42,9 @@ def fit(
     seed_start: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="The first seed; validation tasks begin at 800000.")
     ] = 800_000,
+    data: Annotated[
+        Path | None, typer.Option(help="The dataset that the small model was trained on; else the oracle plays one.")
+    ] = None,
     families: Families = "all",
     small_price: Annotated[float, typer.Option(min=0, help="Of a token of the small model.")] = 0.01,
     frontier_price: Annotated[float, typer.Option(min=0, help="Of a token of the frontier.")] = 1.0,
@@ -55,6 +58,7 @@ def fit(
     """Fit doubt on validation tasks and choose the cheapest threshold that keeps the frontier's success."""
     from toolenv.agents.cascade import Price, Prices
     from toolenv.agents.policies import make_policy
+    from toolenv.agents.records import read_trajectories
     from toolenv.scenarios.loading import load_scenario
     from toolenv.training.cascade import CASCADE, CascadeSettings, fit_cascade
     from toolenv.training.cascade_plots import plot_doubt, plot_pareto
@@ -74,7 +78,8 @@ def fit(
     )
     tiers = (small, make_policy(small)), (frontier, make_policy(frontier))
     with progress_bar("fitting", None, quiet or as_json) as advance:
-        fitted = fit_cascade(load_scenario(scenario), *tiers, output, settings, advance=advance)
+        taught = None if data is None else (t for t in read_trajectories(data) if t.success)
+        fitted = fit_cascade(load_scenario(scenario), *tiers, output, settings, taught=taught, advance=advance)
     plot_pareto(fitted.table, fitted.chosen.threshold, target * fitted.table[0].success.value, output / "pareto.svg")
     plot_doubt(fitted.quality, output / "doubt.svg")
     if as_json:
@@ -116,7 +121,7 @@ def report(
 
     _require_seeds(seed_start, n)
     file = CascadeFile.read(cascade)
-    settings = CascadeSettings(seed_start, max(n, 2), families=families, thresholds=thresholds, batch=batch)
+    settings = CascadeSettings(seed_start, n, families=families, thresholds=thresholds, batch=batch)
     with progress_bar("measuring", None, quiet or as_json) as advance:
         measured = measure_cascade(
             load_scenario(scenario),

@@ -15,8 +15,8 @@ test tasks, by `measure_cascade`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,23 +25,22 @@ import orjson
 
 from toolenv.agents.cascade import (
     CascadeFile,
-    CascadePolicy,
-    Price,
     Prices,
     Spent,
     handed_over,
     spent_by,
     tokens_of,
 )
-from toolenv.agents.doubt import FEATURES, Doubt, features_of, known_runs, novelty
+from toolenv.agents.doubt import FEATURES, Doubt, Familiar, features_of
 from toolenv.agents.equivalence import Guide
 from toolenv.agents.intervals import Floats, Metric, bootstrap, proportion
+from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Decision, Episode, Policy
 from toolenv.agents.records import whole_file
 from toolenv.agents.rollout import DEFAULT_BATCH, Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
-from toolenv.scenarios.sampler import Sampler
+from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError, SandboxLost
 
 MEASURED: Final = "fit.json"
@@ -66,20 +65,18 @@ class Observed:
     `right` is None where the task can not be solved any more, or a sandbox of a fork was lost.
     """
 
-    def __init__(self, policy: Policy, known: Iterable[str]) -> None:
-        self.policy, self.name, self._known = policy, policy.name, frozenset(known)
+    def __init__(self, policy: Policy, familiar: Familiar) -> None:
+        self.policy, self.name, self.familiar = policy, policy.name, familiar
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:
         views = [Episode(e.env, e.trial, e.memory.setdefault("observed", {})) for e in episodes]
         return [self._labelled(e, d) for e, d in zip(episodes, self.policy.act(views), strict=True)]
 
     def _labelled(self, episode: Episode, decision: Decision) -> Decision:
-        memory = episode.memory
-        if "guide" not in memory:
-            memory["guide"] = Guide.start(episode.env)
-            memory["novelty"] = novelty(episode.task.instruction, self._known)
-        features = features_of(episode, decision, memory["novelty"])
-        labels = {_FEATURES: features, _RIGHT: _judged(episode, decision)}
+        if "guide" not in episode.memory:
+            episode.memory["guide"] = Guide.start(episode.env)
+        features = features_of(episode, decision, self.familiar)
+        labels: dict[str, Json] = {_FEATURES: features, _RIGHT: _judged(episode, decision)}
         return replace(decision, labels={**decision.labels, **labels})
 
 
@@ -113,7 +110,7 @@ def observations(trajectories: Iterable[Trajectory]) -> list[Observation]:
 # -- fitting ------------------------------------------------------------------------------------------------
 
 
-def fit_doubt(steps: Sequence[Observation], known: Iterable[str] = (), *, penalty: float = 1.0) -> Doubt:
+def fit_doubt(steps: Sequence[Observation], familiar: Familiar, *, penalty: float = 1.0) -> Doubt:
     """The logistic model of "this step is not right", by Newton's method.
 
     Args:
@@ -147,7 +144,7 @@ def fit_doubt(steps: Sequence[Observation], known: Iterable[str] = (), *, penalt
     return Doubt(
         intercept=round(float(weights[0] - plain @ mean), 9),
         weights={name: round(float(weight), 9) for name, weight in zip(FEATURES, plain, strict=True)},
-        known=tuple(known),
+        familiar=familiar,
     )
 
 
@@ -331,10 +328,11 @@ class Sweep:
         self._done: dict[tuple[str, int, int], Trajectory] = {}
 
     def thresholds(self, count: int) -> list[float]:
-        """0, 1 and up to `count` thresholds between that tell episodes apart: quantiles of their greatest doubts."""
+        """0, 1 and at most `count` between: they hand over shares of the episodes from one in a hundred to nearly all,
+        evenly by their logarithm, since it is the small shares that are cheap."""
         most = [max(a.doubts, default=0.0) for a in self._alone.values()]
-        levels = np.quantile(most, np.linspace(0, 1, count + 2)[1:-1], method="lower")
-        return sorted({0.0, 1.0, *(float(level) for level in levels)})
+        shares = np.geomspace(0.01, 0.99, count)
+        return sorted({0.0, 1.0, *(float(level) for level in np.quantile(most, 1 - shares, method="lower"))})
 
     def outcomes(self, threshold: float, advance: Advance = lambda _: None) -> dict[tuple[str, int], Outcome]:
         """Of each episode that kept its sandbox: (task, trial) -> its outcome."""
@@ -468,7 +466,7 @@ class CascadeSettings:
         seed_start, n: the validation tasks: doubt is fitted on the first half of them.
         target: share of the frontier's success that is to be kept.
         thresholds: at most so many between 0 and 1.
-        requests: training tasks whose requests count as known.
+        taught: training tasks that the oracle plays, where no episodes say what the small model was trained on.
     """
 
     seed_start: int
@@ -476,13 +474,13 @@ class CascadeSettings:
     families: str = "all"
     target: float = 0.99
     thresholds: int = 24
-    requests: int = 3_000
-    prices: Prices = Prices()
+    taught: int = 6_000
+    prices: Prices = field(default_factory=Prices)
     batch: int = 32
 
     def __post_init__(self) -> None:
-        if self.n < 2:
-            raise ValueError(f"n must be at least 2: one half is fitted on, the other measured; got {self.n}")
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1; got {self.n}")
         if not 0 <= self.target <= 1:
             raise ValueError(f"target must be within 0 to 1; got {self.target}")
 
@@ -494,6 +492,7 @@ def fit_cascade(
     output: Path,
     settings: CascadeSettings,
     *,
+    taught: Iterable[Trajectory] | None = None,
     advance: Advance = lambda _: None,
     **env_options: Any,
 ) -> Fitted:
@@ -501,17 +500,17 @@ def fit_cascade(
 
     Args:
         small, frontier: each its name, as `make_policy` takes it, and the policy.
+        taught: solved episodes that the small model was trained on; without them, the oracle's of training tasks.
         advance: called with episodes that have ended.
 
     Raises:
         NothingToFit: the small model's steps were all right or all wrong.
     """
-    trained = Sampler(scenario, "train")
-    known = known_runs(trained.task(seed).instruction for seed in range(settings.requests))
+    familiar = Familiar.of(_taught(scenario, settings) if taught is None else taught, scenario.toolbox)
     half = settings.n // 2
-    observed = _play(scenario, Observed(small[1], known), settings, advance, env_options)
+    observed = _play(scenario, Observed(small[1], familiar), settings, advance, env_options)
     middle = settings.seed_start + half
-    doubt = fit_doubt(observations(t for t in observed if t.seed < middle), known)
+    doubt = fit_doubt(observations(t for t in observed if t.seed < middle), familiar)
     rest = [t for t in observed if t.seed >= middle]
     steps = observations(rest)
     quality = doubt_quality([doubt(step.features) for step in steps], [not step.right for step in steps])
@@ -541,6 +540,10 @@ def fit_cascade(
     with whole_file(output / MEASURED) as stream:
         stream.write(fitted.to_json() + b"\n")
     return fitted
+
+
+def _taught(scenario: Scenario, settings: CascadeSettings) -> Iterator[Trajectory]:
+    return rollout(scenario, OraclePolicy(), [Attempt(seed) for seed in range(settings.taught)])
 
 
 def _play(
@@ -593,7 +596,7 @@ def measure_cascade(
     """
     if file.scenario != scenario.name:
         raise ValueError(f"the cascade was fitted on {file.scenario}, not on {scenario.name}")
-    observed = _play(scenario, Observed(small, file.doubt.known), settings, advance, env_options)
+    observed = _play(scenario, Observed(small, file.doubt.familiar), settings, advance, env_options)
     alone = [(t, [file.doubt(step.labels[_FEATURES]) for step in t.steps]) for t in observed]
     sweep = Sweep(scenario, alone, frontier, batch=settings.batch, **env_options)
     thresholds = [*sweep.thresholds(settings.thresholds), file.threshold]
