@@ -1,8 +1,8 @@
 """Doubt: how likely it is that a step which a small model wants to take is not right, told before it is taken.
 
-A logistic model over what can be seen from outside: how likely the model itself found what it wrote, whether the call is
-valid, whether it passes what nothing has shown, whether the episode has gone wrong already, how new the request is, and
-whether such a step was ever taken there in the episodes that the model was trained on.
+A logistic model over what can be seen from outside: how likely the model itself found what it wrote, whether the call
+is valid, whether it passes what nothing has shown, whether the episode has gone wrong already, how new the request is,
+and whether such a step was ever taken there in the episodes that the model was trained on.
 None of it needs the task's answer, so doubt can be had where the cascade works. The weights are fitted by
 `toolenv.training.cascade` on steps whose worth is known exactly; the log-odds of one step are a sum over the features.
 
@@ -135,7 +135,7 @@ def _sigmoid(odds: float) -> float:
 
 
 def request_runs(request: str) -> list[str]:
-    """The runs of four neighbouring words, in lower case; names, identifiers and numbers count as one word each kind."""
+    """The runs of four neighbouring words, in lower case; names are one word, identifiers and numbers another."""
     words = ["^", *(_masked(word, first=not i) for i, word in enumerate(_WORD.findall(request))), "$"]
     return [" ".join(words[at : at + _RUN]) for at in range(max(1, len(words) - _RUN + 1))]
 
