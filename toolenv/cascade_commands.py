@@ -152,13 +152,13 @@ def _require_seeds(seed_start: int, n: int) -> None:
 
 def _print_table(rows: Sequence[Tried], chosen: float) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("tier", "threshold", "success [95% CI]", "handed", "steps", "cost [95% CI]", "s", ""):
+    for heading in ("tier", "doubt", "success [95% CI]", "handed", "steps", "cost [95% CI]", "s", ""):
         table.add_column(heading, justify="left" if heading == "tier" else "right", no_wrap=True)
     for row in rows:
         success, relative = row.success, row.relative
         table.add_row(
             row.name,
-            f"{row.threshold:.4g}",
+            f"{row.threshold:.4f}",
             f"{success.value:.3f} [{success.low:.3f}, {success.high:.3f}]",
             f"{row.episodes.value:.3f}",
             f"{row.steps.value:.3f}",
@@ -168,7 +168,9 @@ def _print_table(rows: Sequence[Tried], chosen: float) -> None:
         )
     out.print(table)
     out.print(
-        "handed: episodes; steps: by the frontier; cost: of the frontier's; s: an episode", style="dim", highlight=False
+        "doubt: threshold; handed: episodes; steps: by the frontier; cost: of the frontier's; s: an episode",
+        style="dim",
+        highlight=False,
     )
 
 
