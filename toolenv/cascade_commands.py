@@ -151,7 +151,7 @@ def _require_seeds(seed_start: int, n: int) -> None:
 
 
 def _print_table(rows: Sequence[Tried], chosen: float) -> None:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for heading in ("tier", "doubt", "success [95% CI]", "handed", "steps", "cost [95% CI]", "s", ""):
         table.add_column(heading, justify="left" if heading == "tier" else "right", no_wrap=True)
     for row in rows:
