@@ -36,7 +36,7 @@ def plot_pareto(table: Sequence[Tried], chosen: float, goal: float, path: Path) 
             color=_COLOURS[row.name],
             elinewidth=0.7,
             label=_label(row, marked=marked),
-            zorder=3 if marked else 2,
+            zorder=3 if marked or row.name != "cascade" else 2,
         )
     axes.axhline(goal, color="grey", linestyle=":", label=f"target {goal:.3f}")
     handles, labels = axes.get_legend_handles_labels()
