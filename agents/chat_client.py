@@ -229,6 +229,17 @@ class ChatClient:
             raise ValueError("the client is closed")
         return self._run(self._ask(requests))
 
+    def complete(self, messages: Sequence[Message]) -> str:
+        """The text of the reply to a conversation of plain messages, as a judge or a user gives it.
+
+        Raises:
+            PolicyStopped: there is no reply, or no budget for one.
+        """
+        (reply,) = self.ask([Request(messages)])
+        if isinstance(reply, PolicyStopped):
+            raise reply
+        return reply.content
+
     def close(self) -> None:
         """Close connections and thread, for good. A client that is dropped is closed, too."""
         self._closed = True

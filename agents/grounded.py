@@ -3,8 +3,8 @@
 What a student may write next follows from its dialect, the schemas of the toolbox, and the conversation: reasoning is
 free, then comes a call of a tool whose arguments obey the schema, or an answer. An identifier (an order's number, an
 e-mail) is one of those that stand in the conversation; a tool that needs one of a kind that nothing has shown can not
-be called at all. So invalid calls and invented identifiers are impossible by construction, but for a turn that is cut
-within its arguments. What the grammar can not say are rules of the world: a call may still be refused by its tool.
+be called at all. So invalid calls and invented identifiers are impossible by construction; a call is brought to its end
+before the turn is cut. What the grammar can not say are rules of the world: a call may still be refused by its tool.
 
 llguidance (https://github.com/guidance-ai/llguidance) turns the grammar into masks over the vocabulary, some 30 µs a
 token. Grammars are compiled once for each set of identifiers; with aliases there are few such sets.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ Shown = Mapping[str, Sequence[str]]
 """Entity -> its identifiers, as the student writes them."""
 
 _GRAMMARS = 512
+_HURRY = 32
+"""With so many tokens left a call is brought to its end: texts and objects are closed as soon as they may be."""
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 
 
@@ -54,7 +57,11 @@ class GroundedGrammar:
         from llguidance import LLTokenizer, TokenizerWrapper
 
         self._toolbox, self.reasoning_tokens = toolbox, reasoning_tokens
-        self._tokenizer = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)))
+        vocabulary = _Vocabulary(tokenizer)
+        self._tokenizer = LLTokenizer(TokenizerWrapper(vocabulary))
+        self.texts = vocabulary.tokens
+        self.quotes = _only(logits, *(i for i, text in enumerate(self.texts) if b'"' in text and b"\\" not in text))
+        self.braces = _only(logits, *(i for i, text in enumerate(self.texts) if b"}" in text))
         self.end = int(tokenizer.eos_token_id)
         self.call, self.answer = tokenizer.convert_tokens_to_ids([CALL, ANSWER])
         self.text = _only(logits, *range(len(tokenizer))) & ~_only(logits, *tokenizer.all_special_ids)
@@ -88,18 +95,27 @@ class Constraint:
         self._left, self._reasoned = max_new_tokens, 0
         self._most_reasoning = min(grammar.reasoning_tokens, max_new_tokens // 2)
         self._matcher: LLMatcher | None = None
+        self._written = b""  # of the call
         self._answered: int | None = None  # tokens of the answer so far
 
     def allowed(self) -> torch.Tensor:
         """Which tokens may come next, (V,)."""
         grammar = self._grammar
         if self._matcher is not None:
-            return _unpacked(self._matcher.compute_bitmask(), len(grammar.text))
+            allowed = _unpacked(self._matcher.compute_bitmask(), len(grammar.text))
+            return allowed if self._left > _HURRY else self._closing(allowed)
         if self._answered is not None:
             if self._left <= 1:
                 return grammar.ending
             return grammar.answering if self._answered else grammar.text
         return grammar.reasoning if self._reasoned < self._most_reasoning else grammar.acts
+
+    def _closing(self, allowed: torch.Tensor) -> torch.Tensor:
+        """Those of the allowed tokens that bring the call nearest to its end."""
+        grammar = self._grammar
+        in_text = _outside_escapes(self._written).count(b'"') % 2 == 1
+        nearest = [grammar.ending, grammar.quotes & grammar.braces, grammar.quotes if in_text else grammar.braces]
+        return next((allowed & some for some in nearest if bool((allowed & some).any())), allowed)
 
     def accept(self, token: int) -> None:
         """Take in the token that was chosen; it must have been allowed."""
@@ -107,6 +123,7 @@ class Constraint:
         if self._matcher is not None:
             if token != self._grammar.end:
                 self._matcher.consume_token(token)
+                self._written += self._grammar.texts[token]
         elif self._answered is not None:
             self._answered += 1
         elif token == self._grammar.call:
@@ -154,6 +171,10 @@ def grounded_schema(tool: Tool, shown: Shown) -> dict[str, Json] | None:
 
 def _is_free_text(schema: Mapping[str, Any]) -> bool:
     return schema.get("type") == "string" and "enum" not in schema and "const" not in schema
+
+
+def _outside_escapes(text: bytes) -> bytes:
+    return re.sub(rb"\\.", b"", text)
 
 
 def _only(size: int, *tokens: int) -> torch.Tensor:

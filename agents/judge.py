@@ -19,6 +19,7 @@ from typing import Protocol
 import orjson
 
 from toolenv.agents.equivalence import Guide, Label
+from toolenv.agents.policies import endpoint_of
 from toolenv.envs.actions import Answer, Call, parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.envs.turn import Message
@@ -261,10 +262,12 @@ class LocalModel:
 
 
 def make_judge(spec: str) -> StepJudge:
-    """The judge that `spec` names: "exact"; "noisy:0.9" or "noisy:good=0.9,bad=0.7,abstain=0.1"; a model's folder.
+    """The judge that `spec` names: "exact"; "noisy:0.9" or "noisy:good=0.9,bad=0.7,abstain=0.1"; a model's folder; or
+    "llm:MODEL" or "llm:FILE.yaml", a model behind an endpoint as for `make_policy`.
 
     Raises:
         ValueError: it names none; the message lists what there is.
+        SettingsError: an endpoint's file can not be read.
     """
     if spec == "exact":
         return ExactJudge()
@@ -274,9 +277,13 @@ def make_judge(spec: str) -> StepJudge:
         return NoisyJudge(chances["good"], chances["bad"], chances.get("abstain", 0.0))
     if (Path(spec) / "config.json").is_file():
         return LLMJudge(LocalModel(spec), Path(spec).name)
+    if spec.startswith("llm:") and (settings := endpoint_of(spec)) is not None:
+        from toolenv.agents.chat_client import ChatClient  # openai takes its time
+
+        return LLMJudge(ChatClient(settings), settings.model)
     raise ValueError(
         f"there is no judge {spec!r}; there is: exact, noisy:CHANCE, noisy:good=CHANCE,bad=CHANCE,abstain=CHANCE"
-        " (any of them may be left out), or the path of a model's folder"
+        " (any of them may be left out), the path of a model's folder, or llm:MODEL or llm:FILE.yaml"
     )
 
 

@@ -78,7 +78,8 @@ def parse_action(action: Any) -> Action:
     if isinstance(action, str):
         return _parse_text(action)
     if isinstance(action, Malformed):
-        return action
+        # By its text alone, as when it is replayed: who made it may have refused it for a reason of their own.
+        return _parse_text(action.raw)
     if isinstance(action, Call | Answer):
         action = action.to_action()
     try:

@@ -34,7 +34,7 @@ from toolenv.console import (
 from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
-from toolenv.terminal_commands import report
+from toolenv.terminal_commands import play, report, show
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
 from toolenv.training_commands import distill, train_app
@@ -60,6 +60,8 @@ app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
 app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
 app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
+app.command(epilog="Example: toolenv show data/crm --failed --changes")(show)
+app.command(epilog="Example: toolenv play ToolEnv-CRM-v0 --seed 7 -o played.jsonl")(play)
 
 
 def main() -> None:

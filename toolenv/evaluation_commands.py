@@ -110,7 +110,11 @@ def render_details(scores: Scores, tools: bool) -> None:
 def calibrate(
     dataset: DatasetOrFile,
     judge: Annotated[
-        str, typer.Option(help="exact, noisy:CHANCE, noisy:good=CHANCE,bad=CHANCE,abstain=CHANCE, or a model's folder.")
+        str,
+        typer.Option(
+            help="exact, noisy:CHANCE, noisy:good=CHANCE,bad=CHANCE,abstain=CHANCE, a model's folder, llm:MODEL or"
+            " llm:FILE.yaml."
+        ),
     ],
     scenario: ScenarioOption = None,
     n: Annotated[int | None, typer.Option("-n", min=1, help="Episodes; all if left out.")] = None,

