@@ -7,6 +7,7 @@ and read when it acts, so that both see the same text. torch and transformers ar
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -315,4 +316,15 @@ class LanguageModelPolicy:
         prompter = episode.memory["prompter"]
         written = text.removesuffix(str(self.tokenizer.eos_token))
         rounded = tuple(round(value, 5) for value in logprobs)
-        return Decision(prompter.action(written), text, prompter.dialect.spans(text), tuple(ids), rounded)
+        spans = prompter.dialect.spans(text)
+        act = self._token_at(ids, spans[-1].start)  # ACT is the last in every dialect
+        return Decision(prompter.action(written), text, spans, tuple(ids), rounded, act_token=act)
+
+    def _token_at(self, ids: list[int], start: int) -> int:
+        """The index of the token with which character `start` of the text begins."""
+
+        def length(count: int) -> int:
+            options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+            return len(str(self.tokenizer.decode(ids[:count], **options)))
+
+        return bisect_left(range(len(ids)), start, key=length)

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolenv.agents.cascade import CascadeFile
 from toolenv.agents.consistent import ConsistentPolicy
 from toolenv.agents.faulty import Fault, FaultyPolicy
 from toolenv.agents.mentor import DEFAULT_REPAIRS, MentoredPolicy
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Policy
 from toolenv.agents.random_valid import RandomValidPolicy
+from toolenv.agents.teacher import TeacherPolicy
 from toolenv.tools.calls import Json
 
 if TYPE_CHECKING:
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
 KNOWN = (
     "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, "
-    "grounded: before such a path, llm:MODEL or llm:FILE.yaml for a model behind an endpoint, or mentored:, "
-    "mentored:REPAIRS: or consistent:N: before any of these"
+    "grounded: before such a path, llm:MODEL or llm:FILE.yaml for a model behind an endpoint, teacher, "
+    "cascade:FILE.json as `toolenv cascade fit` writes it, or mentored:, mentored:REPAIRS: or consistent:N: before any "
+    "of these"
 )
 
 
@@ -29,6 +32,7 @@ _GROUNDED = "grounded:"
 _MENTORED = re.compile(r"^mentored:(?:(\d+):)?")
 _CONSISTENT = re.compile(r"^consistent:(\d+):")
 _LLM = "llm:"
+_CASCADE = "cascade:"
 
 
 def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
@@ -39,21 +43,29 @@ def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
             "faulty:early_stop=0.1,wrong_tool=0.2"; the folder of a transformers model, for which torch is imported, or
             "grounded:" and such a folder, whose calls are then valid by construction; "llm:gpt-5" for a model at
             OPENAI_BASE_URL or at OpenAI, "llm:teacher.yaml" for one whose endpoint a file describes
-            (`EndpointSettings`); or before one of these "mentored:", whose errors a mentor then corrects
-            (`MentoredPolicy`), or "consistent:5:", of whose 5 samples the majority acts (`ConsistentPolicy`).
+            (`EndpointSettings`); "teacher", a scripted one that takes over at any state;
+            "cascade:runs/cascade/cascade.json" for two of them, the second on doubt (`CascadePolicy`); or before one of
+            these "mentored:", whose errors a mentor then corrects (`MentoredPolicy`), or "consistent:5:", of whose 5
+            samples the majority acts (`ConsistentPolicy`).
         budget: of an endpoint's model, instead of what its settings say.
 
     Raises:
         ValueError: it names none; the message lists what there is.
         SettingsError: an endpoint's file can not be read.
+        CascadeError: a cascade's file can not be read.
     """
     name, colon, rest = spec.partition(":")
     if spec == "oracle":
         return OraclePolicy()
     if spec == "random":
         return RandomValidPolicy()
+    if spec == "teacher":
+        return TeacherPolicy()
     if name == "faulty" and colon:
         return FaultyPolicy(_rates(rest))
+    if spec.startswith(_CASCADE):
+        file = CascadeFile.read(Path(rest))
+        return file.policy(make_policy(file.small, budget=budget), make_policy(file.frontier, budget=budget))
     if (mentored := _MENTORED.match(spec)) is not None:
         repairs = DEFAULT_REPAIRS if mentored[1] is None else int(mentored[1])
         return MentoredPolicy(make_policy(spec[mentored.end() :], budget=budget), repairs=repairs)
@@ -73,7 +85,10 @@ def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
 
 def is_model(spec: str) -> bool:
     """Whether `spec` needs torch: it names the folder of a transformers model."""
-    return (Path(_innermost(spec).removeprefix(_GROUNDED)) / "config.json").is_file()
+    if (spec := _innermost(spec)).startswith(_CASCADE):
+        file = CascadeFile.read(Path(spec.removeprefix(_CASCADE)))
+        return is_model(file.small) or is_model(file.frontier)
+    return (Path(spec.removeprefix(_GROUNDED)) / "config.json").is_file()
 
 
 def endpoint_of(spec: str) -> EndpointSettings | None:

@@ -71,6 +71,7 @@ class Decision:
         spans: REASON and ACT in `text`; needed with it.
         labels: ground truth about the decision, such as an injected fault; kept in the record.
         usage: what the decision cost, if an endpoint was asked.
+        act_token: where in `token_ids` ACT begins.
     """
 
     action: Any
@@ -80,6 +81,7 @@ class Decision:
     logprobs: tuple[float, ...] | None = None
     labels: dict[str, Json] = field(default_factory=dict)
     usage: Usage | None = None
+    act_token: int = 0
 
 
 class PolicyStopped(OperatorError):

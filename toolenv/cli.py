@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from toolenv.agents.formats import Format
+from toolenv.cascade_commands import cascade_app
 from toolenv.console import (
     MAX_SEED,
     DatasetOrFile,
@@ -51,6 +52,7 @@ app = typer.Typer(
 base_app = typer.Typer(help="The base models that students begin from.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
+app.add_typer(cascade_app, name="cascade")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
 app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)

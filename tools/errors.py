@@ -26,6 +26,8 @@ ToolenvError
     │   └── EndpointError        an endpoint refused, or could not be reached (agents/chat_client.py)
     ├── FolderTaken            the folder holds a run with other settings (training/claim.py)
     ├── NothingToReport        a folder holds nothing of a run (training/run_files.py)
+    ├── NothingToFit           a small model whose steps are all right, or all wrong (training/cascade.py)
+    ├── CascadeError           a cascade's file is missing, damaged or of another version (agents/cascade.py)
     └── DistillError           the settings of a distillation can not be read (training/distill.py)
 
 An error that one module raises is defined there, the others here.

@@ -14,6 +14,8 @@ from toolenv.cli import app
 COMMANDS = {
     "audit",
     "base-model build",
+    "cascade fit",
+    "cascade report",
     "calibrate",
     "compare",
     "demo",

@@ -30,6 +30,8 @@ LESS = {
     "distill": ["--config", "small.yaml"],
     "evaluate": ["-n", "4"],
     "calibrate": ["-n", "20"],
+    "cascade fit": ["--small", "faulty:0.5", "-n", "40"],  # the student of this test is right in no step
+    "cascade report": ["-n", "4"],
     "base-model build": ["--tokens", "3000"],
 }
 SMALL = """
