@@ -76,8 +76,7 @@ class CascadePolicy:
 
     def _ask_small(self, episodes: Sequence[Episode], decided: list[Decision | None]) -> PolicyStopped | None:
         asked = [i for i, episode in enumerate(episodes) if not self._state(episode)["handed"]]
-        views = [_view(episodes[i], SMALL) for i in asked]
-        decisions, stopped = _ask(self.small, views)
+        decisions, stopped = _ask(self.small, [episodes[i].view(SMALL) for i in asked])
         for i, decision in zip(asked, decisions, strict=True):
             if decision is not None:
                 decided[i] = self._weighed(episodes[i], decision)
@@ -85,7 +84,7 @@ class CascadePolicy:
 
     def _ask_frontier(self, episodes: Sequence[Episode], decided: list[Decision | None]) -> PolicyStopped | None:
         asked = [i for i, episode in enumerate(episodes) if episode.memory["cascade"]["handed"]]
-        decisions, stopped = _ask(self.frontier, [_view(episodes[i], FRONTIER) for i in asked])
+        decisions, stopped = _ask(self.frontier, [episodes[i].view(FRONTIER) for i in asked])
         for i, decision in zip(asked, decisions, strict=True):
             if decision is not None:
                 decided[i] = _handed(episodes[i].memory["cascade"].pop("rejected", None), decision)
@@ -94,7 +93,7 @@ class CascadePolicy:
     def _state(self, episode: Episode) -> dict[str, Any]:
         memory = episode.memory
         if "cascade" not in memory:
-            memory["cascade"] = {SMALL: {}, FRONTIER: {}, "handed": self.threshold == 0}
+            memory["cascade"] = {"handed": self.threshold == 0}
         state: dict[str, Any] = memory["cascade"]
         return state
 
@@ -105,13 +104,9 @@ class CascadePolicy:
         labelled = replace(decision, labels={**decision.labels, TIER: SMALL, DOUBT: doubt})
         if doubt <= self.threshold:
             return labelled
-        state.update({"handed": True, "rejected": labelled, SMALL: {}})
+        state.update({"handed": True, "rejected": labelled})
+        episode.memory[SMALL] = {}  # it is not asked again
         return None
-
-
-def _view(episode: Episode, tier: str) -> Episode:
-    """The episode as a tier sees it: with a memory of its own."""
-    return Episode(episode.env, episode.trial, episode.memory["cascade"][tier])
 
 
 def _ask(policy: Policy, views: Sequence[Episode]) -> tuple[Sequence[Decision | None], PolicyStopped | None]:

@@ -31,7 +31,7 @@ from toolenv.agents.dataset import (
     write_context,
 )
 from toolenv.agents.journal import Journal
-from toolenv.agents.policies import endpoint_of, is_model, make_policy, settings_of
+from toolenv.agents.policies import endpoints_of, is_model, make_policy, settings_of
 from toolenv.agents.policy import Policy, PolicyStopped
 from toolenv.agents.records import MANIFEST, SHARD, read_trajectories, sole_writer, whole_file
 from toolenv.agents.rollout import DEFAULT_BATCH, rollout
@@ -146,14 +146,16 @@ def collect(
 
 
 def _budget(policy_spec: str, tokens: int | None, usd: float | None, processes: int) -> Budget | None:
-    """The budget of a policy that asks an endpoint; None for any other."""
-    settings = endpoint_of(policy_spec)
-    if settings is None:
+    """The budget of a policy that asks endpoints, None for any other. Of several limits the lowest holds."""
+    endpoints = [settings.budgeted(tokens, usd) for settings in endpoints_of(policy_spec)]
+    if not endpoints:
         if tokens is None and usd is None:
             return None
         raise ValueError(f"{policy_spec} asks no endpoint, so there is nothing to keep a budget of")
-    settings = settings.budgeted(tokens, usd)
-    budget = Budget(tokens=settings.budget_tokens, usd=settings.budget_usd)
+    budget = Budget(
+        tokens=min((each.budget_tokens for each in endpoints if each.budget_tokens is not None), default=None),
+        usd=min((each.budget_usd for each in endpoints if each.budget_usd is not None), default=None),
+    )
     if budget.limited and processes > 1:
         raise ValueError("a budget is kept by one process; an endpoint is asked for many episodes at once anyway")
     return budget

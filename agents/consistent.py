@@ -21,6 +21,7 @@ from toolenv.tools.errors import SandboxLost
 
 VOTES, SAMPLES = "votes", "samples"
 _NO_VOTE = "none"
+_SAMPLE = "sample {}"  # where a sample's memory lies in the episode's
 
 
 class ConsistentPolicy:
@@ -47,19 +48,14 @@ class ConsistentPolicy:
         Raises:
             PolicyStopped: the policy was stopped; where it gave all samples, they are decided upon.
         """
-        views = [view for episode in episodes for view in self._views(episode)]
+        n = self.samples
+        views = [episode.view(_SAMPLE.format(i), trial=episode.trial * n + i) for episode in episodes for i in range(n)]
         try:
             return self._elect(episodes, self.policy.act(views))
         except PolicyStopped as stopped:
             if stopped.decided:
                 stopped.decided = self._elect_where_whole(episodes, stopped.decided)
             raise
-
-    def _views(self, episode: Episode) -> list[Episode]:
-        """The episode as each sample sees it: with a memory, and so with randomness, of its own."""
-        memories = episode.memory.setdefault("samples", [{} for _ in range(self.samples)])
-        trial = episode.trial * self.samples
-        return [Episode(episode.env, trial + i, memory) for i, memory in enumerate(memories)]
 
     def _elect(self, episodes: Sequence[Episode], decisions: Sequence[Decision]) -> list[Decision]:
         n = self.samples
@@ -81,9 +77,10 @@ def _majority(episode: Episode, samples: Sequence[Decision]) -> Decision:
     votes = Counter(effect for effect in effects if effect != _NO_VOTE) or Counter(effects)
     effect, count = max(votes.items(), key=lambda item: item[1])  # the first of equals: a Counter keeps the order
     chosen = samples[effects.index(effect)]
-    for sample, its, memory in zip(samples, effects, episode.memory["samples"], strict=True):
+    for i, (sample, its) in enumerate(zip(samples, effects, strict=True)):
         if its != effect or sample.text != chosen.text:
             # What a sample remembers ends where something else was done; it reads the conversation anew.
+            memory = episode.view(_SAMPLE.format(i)).memory
             for key in [key for key in memory if not key.startswith("rng:")]:
                 del memory[key]
     labels: dict[str, Json] = {**chosen.labels, VOTES: count, SAMPLES: len(samples)}

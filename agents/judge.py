@@ -19,7 +19,7 @@ from typing import Protocol
 import orjson
 
 from toolenv.agents.equivalence import Guide, Label
-from toolenv.agents.policies import endpoint_of
+from toolenv.agents.policies import endpoints_of
 from toolenv.envs.actions import Answer, Call, parse_action
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.envs.turn import Message
@@ -277,9 +277,10 @@ def make_judge(spec: str) -> StepJudge:
         return NoisyJudge(chances["good"], chances["bad"], chances.get("abstain", 0.0))
     if (Path(spec) / "config.json").is_file():
         return LLMJudge(LocalModel(spec), Path(spec).name)
-    if spec.startswith("llm:") and (settings := endpoint_of(spec)) is not None:
+    if spec.startswith("llm:"):
         from toolenv.agents.chat_client import ChatClient  # openai takes its time
 
+        (settings,) = endpoints_of(spec)
         return LLMJudge(ChatClient(settings), settings.model)
     raise ValueError(
         f"there is no judge {spec!r}; there is: exact, noisy:CHANCE, noisy:good=CHANCE,bad=CHANCE,abstain=CHANCE"

@@ -88,10 +88,10 @@ def judged(judgement: Judgement) -> dict[str, Json]:
 
 
 def _view(episode: Episode) -> Episode:
-    """The episode as the student sees it: with a memory of its own."""
+    """The episode as the student sees it; the mentor follows it from its first turn on."""
     if "guide" not in episode.memory:
-        episode.memory.update(guide=Guide.start(episode.env), student={}, repairs=0)
-    return Episode(episode.env, episode.trial, episode.memory["student"])
+        episode.memory.update(guide=Guide.start(episode.env), repairs=0)
+    return episode.view("student")
 
 
 def _correction(judgement: Judgement, rejected: Decision) -> dict[str, Json]:

@@ -85,30 +85,44 @@ def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
 
 def is_model(spec: str) -> bool:
     """Whether `spec` needs torch: it names the folder of a transformers model."""
-    if (spec := _innermost(spec)).startswith(_CASCADE):
-        file = CascadeFile.read(Path(spec.removeprefix(_CASCADE)))
-        return is_model(file.small) or is_model(file.frontier)
-    return (Path(spec.removeprefix(_GROUNDED)) / "config.json").is_file()
+    return any((Path(name.removeprefix(_GROUNDED)) / "config.json").is_file() for name in _innermost(spec))
 
 
-def endpoint_of(spec: str) -> EndpointSettings | None:
-    """The settings of the endpoint that a policy asks; None if it asks none.
+def endpoints_of(spec: str) -> tuple[EndpointSettings, ...]:
+    """The settings of the endpoints that a policy asks; a cascade may ask two.
 
     Raises:
         SettingsError: they can not be read.
+        CascadeError: a cascade's file can not be read.
     """
-    spec = _innermost(spec)
-    return _endpoint(spec) if spec.startswith(_LLM) else None
+    return tuple(_endpoint(name) for name in _innermost(spec) if name.startswith(_LLM))
 
 
 def settings_of(spec: str) -> Json:
-    """What a policy does depends on besides its name, as JSON; None if there is nothing. Raises SettingsError."""
-    settings = endpoint_of(spec)
-    return None if settings is None else settings.decisive()
+    """What a policy does depends on besides its name, as JSON; None if there is nothing.
+
+    Raises:
+        SettingsError, CascadeError: a file that it names can not be read.
+    """
+    endpoints = [endpoint.decisive() for endpoint in endpoints_of(spec)]
+    if (cascade := _cascade(spec)) is not None:
+        return {"cascade": cascade.model_dump(mode="json"), "endpoints": endpoints}
+    return endpoints[0] if endpoints else None
 
 
-def _innermost(spec: str) -> str:
-    """The name of the policy that the others are wrapped around."""
+def _innermost(spec: str) -> list[str]:
+    """The names of the policies that the others are wrapped around: one, or the tiers of a cascade."""
+    if (cascade := _cascade(spec)) is not None:
+        return [*_innermost(cascade.small), *_innermost(cascade.frontier)]
+    return [_unwrapped(spec)]
+
+
+def _cascade(spec: str) -> CascadeFile | None:
+    spec = _unwrapped(spec)
+    return CascadeFile.read(Path(spec.removeprefix(_CASCADE))) if spec.startswith(_CASCADE) else None
+
+
+def _unwrapped(spec: str) -> str:
     while (found := _MENTORED.match(spec) or _CONSISTENT.match(spec)) is not None:
         spec = spec[found.end() :]
     return spec

@@ -51,6 +51,15 @@ class Episode:
     def toolbox(self) -> Toolbox:
         return self.env.toolbox
 
+    def view(self, key: str, *, trial: int | None = None) -> Episode:
+        """The same episode as a policy within a policy sees it: with a memory, and so with randomness, of its own.
+
+        Args:
+            key: where its memory lies in this one's.
+            trial: this one's if left out.
+        """
+        return Episode(self.env, self.trial if trial is None else trial, self.memory.setdefault(key, {}))
+
     def rng(self, purpose: str) -> Random:
         """A generator for this episode and purpose, made at its first use and kept."""
         key = f"rng:{purpose}"

@@ -26,9 +26,11 @@ from toolenv.agents.cascade import (
     handed_over,
     spent_by,
 )
+from toolenv.agents.collect import collect
+from toolenv.agents.dataset import DatasetMismatch
 from toolenv.agents.doubt import FEATURES, Doubt, Familiar, features_of, request_runs
 from toolenv.agents.oracle import OraclePolicy
-from toolenv.agents.policies import is_model, make_policy
+from toolenv.agents.policies import endpoints_of, is_model, make_policy, settings_of
 from toolenv.agents.policy import Decision, Episode, Policy, PolicyStopped
 from toolenv.agents.replay import Replayer
 from toolenv.agents.rollout import Attempt, rollout
@@ -316,6 +318,33 @@ def test_a_damaged_file_is_refused(file: CascadeFile, tmp_path: Path, field: str
     with pytest.raises(CascadeError) as caught:
         CascadeFile.read(path)
     assert str(caught.value).startswith(f"{path}: {rule}")
+
+
+def test_a_fit_is_a_setting_and_its_tiers_endpoints_are_asked(
+    file: CascadeFile, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher.yaml"
+    teacher.write_text("model: big\nbase_url: http://localhost:1/v1\nbudget_tokens: 500\n")
+    path = tmp_path / "cascade.json"
+    file.model_copy(update={"frontier": f"llm:{teacher}"}).write(path)
+    spec = f"mentored:cascade:{path}"
+    assert [endpoint.model for endpoint in endpoints_of(spec)] == ["big"]
+    before = settings_of(spec)
+    file.model_copy(update={"frontier": f"llm:{teacher}", "threshold": file.threshold / 2}).write(path)
+    assert settings_of(spec) != before
+
+
+def test_a_cascade_fitted_anew_does_not_go_on_with_another_ones_episodes(
+    file: CascadeFile, tmp_path: Path, scenario: Scenario
+) -> None:
+    path, out = tmp_path / "cascade.json", tmp_path / "data"
+    acting = file.model_copy(update={"small": "oracle", "frontier": "teacher"})
+    acting.write(path)
+    collect(scenario, f"cascade:{path}", n=2, out=out)
+    collect(scenario, f"cascade:{path}", n=2, out=out)
+    acting.model_copy(update={"threshold": file.threshold / 2}).write(path)
+    with pytest.raises(DatasetMismatch, match="policy_settings"):
+        collect(scenario, f"cascade:{path}", n=2, out=out)
 
 
 def test_no_file_and_no_json(tmp_path: Path) -> None:

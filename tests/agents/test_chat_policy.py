@@ -15,7 +15,7 @@ from toolenv.agents.chat_client import EndpointError, EndpointSettings, RawCall,
 from toolenv.agents.chat_policy import FIRST_THOUGHT, ChatPolicy, _of_hermes, _of_native
 from toolenv.agents.dialects import SpanKind
 from toolenv.agents.exports import export, import_messages
-from toolenv.agents.policies import endpoint_of, is_model, make_policy, settings_of
+from toolenv.agents.policies import endpoints_of, is_model, make_policy, settings_of
 from toolenv.agents.policy import Decision
 from toolenv.agents.replay import Replayer
 from toolenv.agents.rollout import Attempt, rollout
@@ -284,7 +284,7 @@ def test_specs(endpoint, tmp_path, monkeypatch):
     file.write_text("model: m\nbase_url: http://localhost:1/v1\ntemperature: 0.7\nconcurrency: 3\n")
     wrapped = f"mentored:2:consistent:3:llm:{file}"
     assert make_policy(wrapped).name == "m+consistent:3+mentor:2"
-    assert endpoint_of(wrapped) == EndpointSettings.read(file)
+    assert endpoints_of(wrapped) == (EndpointSettings.read(file),)
     settings = settings_of(wrapped)
     assert (settings["temperature"], settings["base_url"]) == (0.7, "http://localhost:1/v1")
     assert not {"concurrency", "api_key_env", "budget_usd", "prices", "timeout_s"} & settings.keys()
