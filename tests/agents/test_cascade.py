@@ -320,9 +320,7 @@ def test_a_damaged_file_is_refused(file: CascadeFile, tmp_path: Path, field: str
     assert str(caught.value).startswith(f"{path}: {rule}")
 
 
-def test_a_fit_is_a_setting_and_its_tiers_endpoints_are_asked(
-    file: CascadeFile, tmp_path: Path
-) -> None:
+def test_a_fit_is_a_setting_and_its_tiers_endpoints_are_asked(file: CascadeFile, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher.yaml"
     teacher.write_text("model: big\nbase_url: http://localhost:1/v1\nbudget_tokens: 500\n")
     path = tmp_path / "cascade.json"
