@@ -26,6 +26,7 @@ from toolenv.agents.language_model import CHAT_STYLE, STYLE_FILE, ModelError, Pr
 from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.base_models import base_model_path
+from toolenv.training.checkpoints import CHECKPOINTS, Checkpoints
 from toolenv.training.curriculum import Curriculum, draw_order
 from toolenv.training.examples import Example, encode, make_batches
 from toolenv.training.losses import SpanLoss
@@ -73,6 +74,9 @@ class SFTSettings(BaseModel):
     lora: LoraSettings | None = None
     loss: SpanLoss = SpanLoss()
     curriculum: Curriculum | None = Field(None, description="Easy first; a random order if left out.")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="Steps between checkpoints, from which an interrupted run goes on; none if left out."
+    )
     style: PromptStyle | None = Field(
         None, description="What the student is shown; as the model's folder says, else tools and policy in full."
     )
@@ -99,10 +103,12 @@ def train_sft(
         on_step: called with (step, steps in all, loss) at every log.
 
     Returns:
-        A summary: examples, tokens, steps, seconds, tokens a second, first and last loss.
+        A summary: examples, tokens, steps, first and last loss; seconds and tokens a second of what was not done
+        before an interruption.
 
     Raises:
         ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.
+        FolderTaken: the checkpoints in `out` are another run's.
     """
     import torch
 
@@ -117,22 +123,28 @@ def train_sft(
         raise ModelError(f"nothing to train on: no trajectory has at most {settings.max_length} tokens")
     batches = drawn_batches(examples, settings, teacher)
     trainer = make_trainer(model, tokenizer, teacher, batches, out, settings, on_step)
+    checkpoints, last, begun = None, None, 0
+    if settings.checkpoint_steps is not None:
+        decisive = settings.model_dump(mode="json", exclude={"threads", "checkpoint_steps"})
+        checkpoints = Checkpoints(out, batches, settings=decisive)
+        last, begun = checkpoints.last()
     with warnings.catch_warnings():
         # torch warns of its own scheduler call order and pin_memory on a CPU; neither is ours to mend.
         warnings.filterwarnings("ignore", module=r"torch\..*")
-        result = trainer.train()
+        result = trainer.train(resume_from_checkpoint=last)
     model = trainer.model
     if settings.lora is not None:
-        model = model.merge_and_unload()
+        model = model.float().merge_and_unload()  # bfloat16 would round small additions away
     losses = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     tokens, seconds = sum(map(_tokens, batches)), result.metrics["train_runtime"]
+    now = batches[begun * settings.accumulation * trainer.args.world_size :]
     summary = {
         "examples": len(examples),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": tokens,
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(tokens / seconds),
+        "tokens_per_second": round(sum(map(_tokens, now)) / seconds),
         "first_loss": losses[0][1] if losses else None,
         "last_loss": losses[-1][1] if losses else None,
         "losses": losses,
@@ -141,6 +153,8 @@ def train_sft(
     if is_main_process():
         _save(model, tokenizer, style, out)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+        if checkpoints is not None:
+            checkpoints.clear()
     return summary
 
 
@@ -243,7 +257,7 @@ def make_trainer(
                 on_step(state.global_step, state.max_steps, logs["loss"])
 
     config = SFTConfig(
-        output_dir=str(out),
+        output_dir=str(out / CHECKPOINTS),
         num_train_epochs=1,
         per_device_train_batch_size=1,  # a row is a whole batch
         gradient_accumulation_steps=settings.accumulation,
@@ -260,7 +274,9 @@ def make_trainer(
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
         report_to="none",
-        save_strategy="no",
+        save_strategy="no" if settings.checkpoint_steps is None else "steps",
+        save_steps=settings.checkpoint_steps or 1,
+        save_total_limit=1,
         disable_tqdm=True,
         use_cpu=not _has_gpu(),
     )
