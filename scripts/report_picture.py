@@ -2,8 +2,9 @@
 
     python scripts/report_picture.py [docs/img/report.png]
 
-The oracle and a faulty policy act on the same 60 tasks of `crm`; the episode is the first that only the oracle solved
-and in which both wrote. Needs chromium and chromedriver; the colours are reduced to a palette, so that the file is small.
+The oracle and a faulty policy act on the same 60 tasks of `crm`; the episode is the shortest that only the oracle
+solved and in which both wrote. Needs chromium and chromedriver. A palette of
+256 colours keeps the file small.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ WIDTH, HEIGHT, SCALE = 1320, 1000, 1.5
 READY = "return document.querySelectorAll('.row').length"
 CHOOSE = """
 const wrote = (e) => e.steps.some((s) => s.changes);
-const better = (e) => episodes.find((o) => o.task === e.task && o.policy === "oracle" && wrote(o));
-const one = episodes.find((e) => e.outcome === "failed" && wrote(e) && better(e));
+const length = (e) => JSON.stringify(e.steps).length;
+const solved = new Map(episodes.filter((e) => e.policy === "oracle" && wrote(e)).map((e) => [e.task, e]));
+const pairs = episodes.filter((e) => e.outcome === "failed" && wrote(e) && solved.has(e.task));
+const size = (e) => Math.max(length(e), length(solved.get(e.task)));
+pairs.sort((a, b) => size(a) - size(b));
 beside = "oracle";
+allOpen = false;
 $("f-outcome").value = "failed";
-filter(one.id);
+filter(pairs[0].id);
 $("list").scrollTop = Math.max(0, current - 2) * ROW;
 $("episodes").scrollIntoView();
 """
@@ -52,7 +57,7 @@ def main() -> None:
             picture = Image.open(io.BytesIO(browser.get_screenshot_as_png()))
         finally:
             browser.quit()
-    picture.convert("RGB").quantize(64).save(output, optimize=True)
+    picture.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(output, optimize=True)
     print(f"{output}: {output.stat().st_size / 1000:.0f} kB")
 
 

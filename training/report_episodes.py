@@ -32,6 +32,7 @@ _CAUSES: Final = (
     ("never looked up", "not looked up"),
     ("superfluous write", "superfluous write"),
 )
+_ONE_LINE: Final = 56
 _LABELS_SHOWN_APART: Final = ("label", "regret", "overlap", "why")
 
 
@@ -142,8 +143,9 @@ def change_rows(change: RowChange) -> dict[str, Json]:
 
 
 def pretty(value: Json) -> str:
-    """JSON in lines for people; letters of every script as they are."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """JSON for people: in one line if it fits, else in several; letters of every script as they are."""
+    line = json.dumps(value, ensure_ascii=False)
+    return line if len(line) <= _ONE_LINE else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def pretty_text(text: str) -> str:
