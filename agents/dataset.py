@@ -43,6 +43,7 @@ class DatasetManifest:
         shard_size: seeds a shard.
         shards: how many shards there are.
         policy_settings: what the policy depends on besides its name, such as an endpoint's settings.
+        user: the settings of the model that plays the users; None for the scenario's scripts.
     """
 
     schema_version: int
@@ -57,6 +58,7 @@ class DatasetManifest:
     shard_size: int
     shards: int
     policy_settings: Json = None
+    user: Json = None
 
     @property
     def trajectories(self) -> int:

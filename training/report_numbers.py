@@ -74,6 +74,7 @@ def _add(view: PolicyView, part: Evaluation) -> None:
     view.facts.append(
         f"{config.policy} on {config.scenario} {config.scenario_version}: seeds {config.seed_start:,} to {last:,} "
         f"({splits}), {config.trials} trial{'s' if config.trials > 1 else ''} a task, toolenv {config.toolenv_version}"
+        + (f", users played by {config.user}" if config.user else "")
     )
 
 
