@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from toolenv.agents.budget import Budget
 from toolenv.agents.card import Counts
-from toolenv.agents.chat_user import UserModel, user_settings
 from toolenv.agents.dataset import (
     DatasetManifest,
     DatasetMismatch,
@@ -39,6 +38,7 @@ from toolenv.agents.records import MANIFEST, SHARD, read_trajectories, sole_writ
 from toolenv.agents.rollout import DEFAULT_BATCH, rollout
 from toolenv.agents.trajectory import SCHEMA_VERSION
 from toolenv.agents.usage import Usage, total
+from toolenv.agents.user_model import UserModel, user_settings
 from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
 from toolenv.scenarios.sampler import MAX_SEED, Sampler
 from toolenv.tools.errors import OperatorError, RecordError

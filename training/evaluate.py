@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from toolenv.agents.chat_user import UserModel, user_settings
 from toolenv.agents.intervals import Metric
 from toolenv.agents.mentor import MentoredPolicy
 from toolenv.agents.policies import make_policy
@@ -31,6 +30,7 @@ from toolenv.agents.policy import Policy
 from toolenv.agents.records import write_jsonl
 from toolenv.agents.rollout import DEFAULT_BATCH, Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.user_model import UserModel, user_settings
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.sampler import Sampler
 from toolenv.scenarios.splits import FIRST_TEST_SEED, split_of
