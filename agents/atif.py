@@ -27,7 +27,7 @@ from toolenv.tools.errors import RecordError
 
 WRITTEN = "ATIF-v1.7"
 _READ = "ATIF-v1."
-_METRICS = {"prompt_tokens": int, "completion_tokens": int, "cached_tokens": int, "cost_usd": float}
+_METRICS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_usd")
 _ROLES = {"system": "system", "user": "user", "agent": "assistant"}
 
 Document = dict[str, Any]
@@ -182,21 +182,18 @@ def _messages(step: Json, at: str, notes: Counter[str]) -> Iterator[Message]:
 
 def _usage(metrics: Document, at: str) -> Usage | None:
     """What the step cost, as far as the metrics tell; None if they do not."""
-    told: dict[str, Any] = {}
-    for name, kind in _METRICS.items():
-        value = metrics.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | kind) or value < 0:
-            raise RecordError(f"{at}.{name}: not a number from 0 on")
-        told[name] = kind(value)
+    told: dict[str, Any] = {name: metrics[name] for name in _METRICS if metrics.get(name) is not None}
+    for name, value in told.items():
+        whole = not isinstance(value, bool) and isinstance(value, int)
+        if not (whole or (name == "cost_usd" and isinstance(value, float))) or value < 0:
+            raise RecordError(f"{at}.{name}: not a {'number' if name == 'cost_usd' else 'whole number'} from 0 on")
     if not told:
         return None
     return Usage(
         input_tokens=told.get("prompt_tokens", 0),
         output_tokens=told.get("completion_tokens", 0),
         cached_tokens=told.get("cached_tokens", 0),
-        usd=told.get("cost_usd"),
+        usd=None if "cost_usd" not in told else float(told["cost_usd"]),
         requests=1,
     )
 
