@@ -21,6 +21,7 @@ import orjson
 
 from toolenv.agents.dialects import ToolenvDialect
 from toolenv.agents.trajectory import ELSEWHERE, SCHEMA_VERSION, Step, Trajectory, recordable
+from toolenv.agents.usage import Usage
 from toolenv.envs.actions import Action, Answer, Call, Malformed, parse_action
 from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import AGENT_ERRORS, InvalidArguments, MalformedCall, RecordError, UnknownTool
@@ -41,11 +42,12 @@ Notes = Counter[str]
 
 @dataclass(slots=True)
 class _Said:
-    """A step in the making. `flagged`: the log itself says that the call failed."""
+    """A step in the making. `flagged`: the log itself says that the call failed; `usage`: what the log says it cost."""
 
     action: Action
     observation: str = ""
     flagged: bool = False
+    usage: Usage | None = None
 
 
 @dataclass(slots=True)
@@ -67,7 +69,10 @@ class _Reader:
         elif self.waiting:
             raise RecordError(f"{at}: comes before the reply to call {next(iter(self.waiting))!r}")
         elif role == "assistant":
+            place = len(self.said)
             self._spoken(message, at)
+            if isinstance(usage := message.get("usage"), Usage):
+                self.said[place].usage = usage
         else:
             self._heard(role, _text(message.get("content"), f"{at}.content", self.notes))
 
@@ -153,6 +158,7 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
     steps = [
         _step(said, toolbox, total if said is reader.said[-1] else 0.0) for said in reader.said
     ]  # the reward comes at the end, so that the steps' rewards add up
+    usages = [said.usage for said in reader.said]
     kind = _word(about, "task_type", "family", "category", default=UNTYPED)
     task = f"{ELSEWHERE}/{kind}/{_word(about, 'task', 'task_id', 'id', 'conversation_id', default=name)}"
     policy = _word(about, "model", "policy", "agent", default="unknown")
@@ -181,6 +187,7 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
         sandbox_lost=False,
         grade={} if success is None else {"logged": True},
         world_digest="",
+        usage=tuple(usages) if any(usage is not None for usage in usages) else None,
     )
 
 
