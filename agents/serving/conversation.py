@@ -1,0 +1,141 @@
+"""Conversations whose world is elsewhere: from a request's messages and tools to what a policy acts on.
+
+Tools that the service's scenario has, to the letter, are its own: with their validation and the forms of their
+identifiers. Others are known by their schemas alone. A request that names none may call all of the scenario's, since a
+specialist has them in its weights.
+
+What a policy computed of a conversation is kept under the digest of what was said, and handed out once: who asks for a
+second turn after the same messages has it computed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import orjson
+
+from toolenv.agents.conversations import open_messages
+from toolenv.agents.logged_tools import logged_toolbox
+from toolenv.agents.policy import kept_rng
+from toolenv.agents.serving.refusal import unfit
+from toolenv.agents.serving.wire import ChatRequest, Turn
+from toolenv.agents.trajectory import Step, messages_of_step, recordable
+from toolenv.envs.turn import Message
+from toolenv.tools.calls import Json
+from toolenv.tools.errors import DeclarationError, RecordError
+from toolenv.tools.toolbox import Toolbox
+
+Memory = dict[str, Any]
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_TOOLBOXES = 64
+
+
+@dataclass(slots=True)
+class ServedConversation:
+    """A conversation that a policy is asked to go on with."""
+
+    messages: list[Message]
+    toolbox: Toolbox
+    memory: Memory = field(default_factory=dict)
+    trial: int = 0
+
+    def view(self, key: str, *, trial: int | None = None) -> ServedConversation:
+        """The same conversation as a policy within a policy sees it; see `Episode.view`."""
+        memory = self.memory.setdefault(key, {})
+        return ServedConversation(self.messages, self.toolbox, memory, self.trial if trial is None else trial)
+
+    def rng(self, purpose: str) -> Random:
+        """A generator for this conversation and purpose, made at its first use and kept."""
+        return kept_rng(self.memory, 0, self.trial, purpose)
+
+
+class Conversations:
+    """Reads requests, and keeps what was computed between the turns of a conversation.
+
+    Args:
+        own: the toolbox of the scenario that the policy was trained for, if it is known.
+        most: conversations that are kept; the one that was longest without a turn goes first.
+    """
+
+    def __init__(self, own: Toolbox | None, most: int) -> None:
+        self._own, self._most = own, most
+        self._functions = {} if own is None else {spec.name: _function(spec.to_openai()) for spec in own.specs}
+        self._toolboxes: OrderedDict[bytes, Toolbox] = OrderedDict()
+        self._memories: OrderedDict[bytes, Memory] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._memories)
+
+    def opened(self, request: ChatRequest) -> ServedConversation:
+        """The conversation that a request is about, with what was computed of it.
+
+        Raises:
+            Refused: names the field and the rule it breaks.
+        """
+        try:
+            toolbox = self._toolbox(request.tools or [])
+            messages = open_messages(request.messages)
+        except (RecordError, DeclarationError) as error:
+            raise unfit(str(error), param=str(error).partition(":")[0]) from None
+        said = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
+        key = _key(toolbox, messages[: said + 1])
+        return ServedConversation(messages, toolbox, self._memories.pop(key, {}))
+
+    def keep(self, conversation: ServedConversation, turn: Turn) -> None:
+        """Keep what was computed for who goes on after this turn."""
+        if turn.cut or not self._most:
+            return
+        step = Step(recordable(turn.action), "", None, None, 0.0, turn.text, ())
+        said = messages_of_step(step, 1)[0]
+        self._memories[_key(conversation.toolbox, [*conversation.messages, said])] = conversation.memory
+        while len(self._memories) > self._most:
+            self._memories.popitem(last=False)
+
+    def _toolbox(self, tools: list[Json]) -> Toolbox:
+        if not tools:
+            return Toolbox(()) if self._own is None else self._own
+        key = hashlib.blake2b(orjson.dumps(tools, option=orjson.OPT_SORT_KEYS)).digest()
+        if (toolbox := self._toolboxes.pop(key, None)) is None:
+            toolbox = self._made(tools)
+        self._toolboxes[key] = toolbox
+        while len(self._toolboxes) > _TOOLBOXES:
+            self._toolboxes.popitem(last=False)
+        return toolbox
+
+    def _made(self, tools: list[Json]) -> Toolbox:
+        logged = logged_toolbox(tools)
+        for name in logged.names:
+            if not _NAME.fullmatch(name):
+                raise RecordError("tools: a name has 1 to 64 letters, digits, _ and -")
+        if self._own is None:
+            return logged
+        own = self._own
+        theirs = {function["name"]: function for function in map(_function, tools)}
+        chosen = [own[tool.name] if self._functions.get(tool.name) == theirs[tool.name] else tool for tool in logged]
+        if [tool.name for tool in chosen if tool in own] == list(own.names):
+            return own
+        return Toolbox(chosen, own.shown_identifiers)
+
+
+def _function(tool: Json) -> dict[str, Json]:
+    """What tells a tool from another of its name, as JSON has it."""
+    function = tool.get("function", tool)
+    told = {name: function.get(name) for name in ("name", "description", "parameters")}
+    read: dict[str, Json] = orjson.loads(orjson.dumps(told))
+    return read
+
+
+def _key(toolbox: Toolbox, messages: Sequence[Message]) -> bytes:
+    """Of what was said up to the agent's last turn; ids of calls and the like say nothing."""
+    told = [[m["role"], m["content"], m.get("reasoning_content"), _called(m)] for m in messages]
+    return hashlib.blake2b(orjson.dumps([toolbox.version, told])).digest()
+
+
+def _called(message: Message) -> Json:
+    return [call["function"] for call in message.get("tool_calls", ())]
