@@ -4,8 +4,8 @@ Tools that the service's scenario has, to the letter, are its own: with their va
 identifiers. Others are known by their schemas alone. A request that names none may call all of the scenario's, since a
 specialist has them in its weights.
 
-What a policy computed of a conversation is kept under the digest of what was said, and handed out once: who asks for a
-second turn after the same messages has it computed anew.
+What a policy computed of a conversation is kept under the digest of what was said and done, and handed out once: who
+asks for a second turn after the same messages has it computed anew.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from toolenv.agents.serving.refusal import unfit
 from toolenv.agents.serving.wire import ChatRequest, Turn
 from toolenv.agents.trajectory import Step, messages_of_step, recordable
 from toolenv.envs.turn import Message
-from toolenv.tools.calls import Json
+from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import DeclarationError, RecordError
 from toolenv.tools.toolbox import Toolbox
 
@@ -117,10 +117,10 @@ class Conversations:
             return logged
         own = self._own
         theirs = {function["name"]: function for function in map(_function, tools)}
-        chosen = [own[tool.name] if self._functions.get(tool.name) == theirs[tool.name] else tool for tool in logged]
-        if [tool.name for tool in chosen if tool in own] == list(own.names):
+        known = {name for name, function in theirs.items() if self._functions.get(name) == function}
+        if known == set(own.names) and logged.names == own.names:
             return own
-        return Toolbox(chosen, own.shown_identifiers)
+        return Toolbox((own[tool.name] if tool.name in known else tool for tool in logged), own.shown_identifiers)
 
 
 def _function(tool: Json) -> dict[str, Json]:
@@ -132,10 +132,6 @@ def _function(tool: Json) -> dict[str, Json]:
 
 
 def _key(toolbox: Toolbox, messages: Sequence[Message]) -> bytes:
-    """Of what was said up to the agent's last turn; ids of calls and the like say nothing."""
-    told = [[m["role"], m["content"], m.get("reasoning_content"), _called(m)] for m in messages]
-    return hashlib.blake2b(orjson.dumps([toolbox.version, told])).digest()
-
-
-def _called(message: Message) -> Json:
-    return [call["function"] for call in message.get("tool_calls", ())]
+    """Of what was said and done up to the agent's last turn. Its thoughts do not count: few clients send them back."""
+    told = [[m["role"], [call["function"] for call in m.get("tool_calls", ())] or m["content"]] for m in messages]
+    return hashlib.blake2b(json_text([toolbox.version, told]).encode()).digest()

@@ -82,7 +82,7 @@ class ServeSettings:
     Attributes:
         port: 0 takes a free one.
         batch: conversations that the policy decides for at once.
-        threads: that let the policy act; more than one where it waits for endpoints.
+        threads: that let the policy act; the specialist says how many suit it if left out.
         most_requests: waiting or under way; one more is sent away.
         most_body_bytes: of a request.
         per_minute: requests of one key; None is no limit.
@@ -99,7 +99,7 @@ class ServeSettings:
     port: int = 8000
     keys: Keys = field(default_factory=lambda: Keys({}))
     batch: int = 32
-    threads: int = 1
+    threads: int | None = None
     most_requests: int = 256
     most_body_bytes: int = 1 << 20
     per_minute: int | None = None

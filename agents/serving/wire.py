@@ -80,6 +80,10 @@ def read_request(body: bytes) -> ChatRequest:
         named = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise unfit(f"the body is not JSON: {error}", code="invalid_json") from None
+    try:
+        orjson.dumps(named)
+    except TypeError:
+        raise unfit("the body is nested too deeply", code="invalid_json") from None
     if not isinstance(named, dict):
         raise unfit("the body is not a JSON object", code="invalid_json")
     for name, only in _ONLY.items():
