@@ -30,8 +30,8 @@ def serve(
     per_minute: Annotated[int | None, typer.Option(min=1, help="Requests of one key; one more gets 429.")] = None,
     deadline: Annotated[float, typer.Option(min=0.001, help="Seconds for a reply; then 504.")] = 60.0,
     grace: Annotated[float, typer.Option(min=0, help="Seconds for requests under way, after SIGTERM.")] = 30.0,
-    conversations: Annotated[
-        int, typer.Option(min=0, help="Of which is kept what was computed, for their next turns.")
+    kept_mib: Annotated[
+        int, typer.Option(min=0, help="Memory for what was computed of conversations, for their next turns.")
     ] = 512,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log those that went well, too.")] = False,
 ) -> None:
@@ -51,7 +51,7 @@ def serve(
         per_minute=per_minute,
         deadline_s=deadline,
         grace_s=grace,
-        conversations=conversations,
+        most_kept_bytes=kept_mib << 20,
         log_requests=log_requests,
     )
     run(load_specialist(model, scenario=scenario, name=name), settings)

@@ -26,6 +26,7 @@ from toolenv.agents.policy import kept_rng
 from toolenv.agents.serving.refusal import unfit
 from toolenv.agents.serving.wire import ChatRequest, Turn
 from toolenv.agents.trajectory import Step, messages_of_step, recordable
+from toolenv.envs.actions import Answer
 from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import DeclarationError, RecordError
@@ -34,6 +35,7 @@ from toolenv.tools.toolbox import Toolbox
 Memory = dict[str, Any]
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _TOOLBOXES = 64
+_LITTLE = 4096  # bytes
 
 
 @dataclass(slots=True)
@@ -60,11 +62,14 @@ class Conversations:
 
     Args:
         own: the toolbox of the scenario that the policy was trained for, if it is known.
-        most: conversations that are kept; the one that was longest without a turn goes first.
+        most_bytes: that are kept. What was answered goes first, then what was longest without a turn.
+
+    Attributes:
+        kept_bytes: that are.
     """
 
-    def __init__(self, own: Toolbox | None, most: int) -> None:
-        self._own, self._most = own, most
+    def __init__(self, own: Toolbox | None, most_bytes: int) -> None:
+        self._own, self._most_bytes, self.kept_bytes = own, most_bytes, 0
         self._functions = {} if own is None else {spec.name: _function(spec.to_openai()) for spec in own.specs}
         self._toolboxes: OrderedDict[bytes, Toolbox] = OrderedDict()
         self._memories: OrderedDict[bytes, Memory] = OrderedDict()
@@ -85,17 +90,28 @@ class Conversations:
             raise unfit(str(error), param=str(error).partition(":")[0]) from None
         said = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
         key = _key(toolbox, messages[: said + 1])
-        return ServedConversation(messages, toolbox, self._memories.pop(key, {}))
+        return ServedConversation(messages, toolbox, self._taken(key) or {})
 
     def keep(self, conversation: ServedConversation, turn: Turn) -> None:
         """Keep what was computed for who goes on after this turn."""
-        if turn.cut or not self._most:
+        if turn.cut:
             return
         step = Step(recordable(turn.action), "", None, None, 0.0, turn.text, ())
         said = messages_of_step(step, 1)[0]
-        self._memories[_key(conversation.toolbox, [*conversation.messages, said])] = conversation.memory
-        while len(self._memories) > self._most:
-            self._memories.popitem(last=False)
+        key = _key(conversation.toolbox, [*conversation.messages, said])
+        self._taken(key)
+        self._memories[key] = conversation.memory
+        self.kept_bytes += _bytes(conversation.memory)
+        if isinstance(turn.action, Answer):
+            self._memories.move_to_end(key, last=False)
+        while self.kept_bytes > self._most_bytes:
+            self._taken(next(iter(self._memories)))
+
+    def _taken(self, key: bytes) -> Memory | None:
+        memory = self._memories.pop(key, None)
+        if memory is not None:
+            self.kept_bytes -= _bytes(memory)
+        return memory
 
     def _toolbox(self, tools: list[Json]) -> Toolbox:
         if not tools:
@@ -121,6 +137,12 @@ class Conversations:
         if known == set(own.names) and logged.names == own.names:
             return own
         return Toolbox((own[tool.name] if tool.name in known else tool for tool in logged), own.shown_identifiers)
+
+
+def _bytes(memory: Memory) -> int:
+    """Keys and values are nearly all of it; what else there is counts as a little."""
+    parts = (_bytes(part) if isinstance(part, dict) else getattr(part, "nbytes", 0) for part in memory.values())
+    return _LITTLE + sum(parts)
 
 
 def _function(tool: Json) -> dict[str, Json]:

@@ -7,6 +7,12 @@ from http import HTTPStatus
 from toolenv.tools.calls import Json
 
 
+_KINDS: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+
+
 class Refused(Exception):
     """A request gets no turn.
 
@@ -24,11 +30,7 @@ class Refused(Exception):
         self.param, self.retry_after = param, retry_after
 
     def body(self) -> Json:
-        kinds = {
-            HTTPStatus.UNAUTHORIZED: "authentication_error",
-            HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-        }
-        kind = kinds.get(HTTPStatus(self.status), "invalid_request_error" if self.status < 500 else "server_error")
+        kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:

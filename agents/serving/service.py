@@ -47,7 +47,7 @@ class Service:
         self.began = int(time.time())
         self.stopping = False
         self.gate = Gate(settings.keys, per_minute=settings.per_minute, most=settings.most_requests)
-        self.conversations = Conversations(specialist.toolbox, settings.conversations)
+        self.conversations = Conversations(specialist.toolbox, settings.most_kept_bytes)
         self.metrics = Metrics(specialist.prices)
         self.threads = settings.threads or specialist.threads
         self._batcher = Batcher(
@@ -58,6 +58,7 @@ class Service:
         self.metrics.watch("queue_length", "Conversations that wait for the policy.", lambda: self._batcher.length)
         self.metrics.watch("requests_under_way", "Requests that were let in.", lambda: self.gate.inside)
         self.metrics.watch("conversations_kept", "With what was computed.", lambda: len(self.conversations))
+        self.metrics.watch("kept_bytes", "Of what was computed.", lambda: self.conversations.kept_bytes)
 
     @property
     def healthy(self) -> bool:

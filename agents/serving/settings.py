@@ -88,7 +88,7 @@ class ServeSettings:
         per_minute: requests of one key; None is no limit.
         deadline_s: from a request's head to its reply.
         grace_s: that requests under way are given when the service is stopped.
-        conversations: of which is kept what was computed, so that a next turn computes what is new alone.
+        most_kept_bytes: of what was computed of conversations, so that a next turn computes what is new alone.
         log_requests: also those that went well.
 
     Raises:
@@ -105,14 +105,14 @@ class ServeSettings:
     per_minute: int | None = None
     deadline_s: float = 60.0
     grace_s: float = 30.0
-    conversations: int = 512
+    most_kept_bytes: int = 512 << 20
     log_requests: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads", "most_requests", "most_body_bytes", "per_minute", "deadline_s"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ServiceError(f"{name}: must be above 0; got {value}")
-        for name in ("port", "grace_s", "conversations"):
+        for name in ("port", "grace_s", "most_kept_bytes"):
             if getattr(self, name) < 0:
                 raise ServiceError(f"{name}: must not be negative; got {getattr(self, name)}")
         if not self.keys and not is_loopback(self.host):
