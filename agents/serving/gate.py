@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,28 +14,27 @@ from toolenv.agents.serving.settings import Keys
 
 NOBODY = "-"
 _BEARER = "bearer "
+_MINUTE = 60.0
 
 
 class Allowance:
-    """So many requests a minute, and as many at once as a minute has (a token bucket).
+    """So many requests within any 60 seconds.
 
     Args:
         clock: seconds, from any start.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._clock = float(per_minute), clock
-        self._left, self._at = self._most, clock()
+        self._clock = clock
+        self._taken: deque[float] = deque(maxlen=per_minute)
 
     def take(self) -> float:
         """Take one: 0 if there was one, else the seconds until there is."""
         now = self._clock()
-        self._left = min(self._most, self._left + (now - self._at) * self._most / 60)
-        self._at = now
-        if self._left >= 1:
-            self._left -= 1
-            return 0.0
-        return (1 - self._left) * 60 / self._most
+        if len(self._taken) == self._taken.maxlen and now - self._taken[0] < _MINUTE:
+            return _MINUTE - (now - self._taken[0])
+        self._taken.append(now)
+        return 0.0
 
 
 class Gate:

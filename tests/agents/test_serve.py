@@ -341,7 +341,7 @@ def test_too_many_a_minute(start: Callable[..., Server], tmp_path: Path) -> None
     with pytest.raises(openai.RateLimitError) as refused:
         server.ask("say hello", key=KEY)
     assert refused.value.code == "rate_limit_exceeded"
-    assert 1 <= int(refused.value.response.headers["retry-after"]) <= 20
+    assert 50 < int(refused.value.response.headers["retry-after"]) <= 60
     assert server.ask("say hello", key=f"another-{KEY}")
 
 
