@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Conversation(Protocol):
-    """All that a policy may go by that acts where no environment is: an episode of ours, or one whose world is elsewhere.
+    """All that a policy may go by where no environment is: an episode of ours, or one whose world is elsewhere.
 
     Attributes:
         memory: scratch space of the policy.

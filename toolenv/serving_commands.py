@@ -10,7 +10,8 @@ import typer
 
 def serve(
     model: Annotated[
-        str, typer.Argument(help="A student's folder, grounded: and such a folder, cascade:FILE.json, or llm:FILE.yaml.")
+        str,
+        typer.Argument(help="A student's folder, grounded: and such a folder, cascade:FILE.json, llm:FILE.yaml."),
     ],
     scenario: Annotated[
         str | None, typer.Option(help="What it was trained for; a shipped scenario's name, or a YAML file.")

@@ -82,9 +82,7 @@ class Gate:
             allowance = self._allowances.setdefault(owner, Allowance(self._per_minute))
             if (wait := allowance.take()) > 0:
                 message = f"more than {self._per_minute} requests a minute"
-                raise Refused(
-                    HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_exceeded", message, retry_after=math.ceil(wait)
-                )
+                raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_exceeded", message, retry_after=math.ceil(wait))
         self.inside += 1
         try:
             yield

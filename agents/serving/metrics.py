@@ -30,16 +30,16 @@ class Metrics:
     def __init__(self, prices: Prices | None = None) -> None:
         self.registry = CollectorRegistry()
         self._prices = Prices() if prices is None else prices
-        labels = {"registry": self.registry}
-        self.requests = Counter("toolenv_requests", "Requests for a turn, by HTTP status.", ["status"], **labels)
-        self.seconds = Histogram("toolenv_request_seconds", "From head to reply.", buckets=_SECONDS, **labels)
-        self.tokens = Counter("toolenv_tokens", "Tokens; cached ones are part of the prompt.", ["kind"], **labels)
-        self.steps = Counter("toolenv_steps", "What turns were, by the request's tools.", ["kind"], **labels)
-        self.batches = Histogram("toolenv_batch_size", "Conversations decided at once.", buckets=_SIZES, **labels)
-        self.tiers = Counter("toolenv_cascade_steps", "Steps of a cascade, by who decided.", ["tier"], **labels)
-        self.fallbacks = Counter("toolenv_cascade_fallbacks", "Conversations handed to the frontier.", **labels)
-        self.cost = Counter("toolenv_cascade_cost", "In the unit of the cascade's prices.", **labels)
-        self.usd = Counter("toolenv_usd", "US dollars that endpoints were paid.", **labels)
+        into = self.registry
+        self.requests = Counter("toolenv_requests", "Requests for a turn, by HTTP status.", ["status"], registry=into)
+        self.seconds = Histogram("toolenv_request_seconds", "From head to reply.", buckets=_SECONDS, registry=into)
+        self.tokens = Counter("toolenv_tokens", "Tokens; cached ones are part of the prompt.", ["kind"], registry=into)
+        self.steps = Counter("toolenv_steps", "What turns were, by the request's tools.", ["kind"], registry=into)
+        self.batches = Histogram("toolenv_batch_size", "Conversations decided at once.", buckets=_SIZES, registry=into)
+        self.tiers = Counter("toolenv_cascade_steps", "Steps of a cascade, by who decided.", ["tier"], registry=into)
+        self.fallbacks = Counter("toolenv_cascade_fallbacks", "Conversations handed to the frontier.", registry=into)
+        self.cost = Counter("toolenv_cascade_cost", "In the unit of the cascade's prices.", registry=into)
+        self.usd = Counter("toolenv_usd", "US dollars that endpoints were paid.", registry=into)
         for kind in STEPS:
             self.steps.labels(kind)
 

@@ -6,7 +6,6 @@ from http import HTTPStatus
 
 from toolenv.tools.calls import Json
 
-
 _KINDS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",

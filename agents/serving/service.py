@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import Request, Response
+from fastapi.responses import JSONResponse
 
 from toolenv.agents.grounded import GrammarError
 from toolenv.agents.policy import Decision, PolicyStopped
@@ -168,8 +169,9 @@ class Service:
         """The policy's decision, unless nobody waits for it any more."""
         decided = asyncio.wrap_future(self._batcher.submit(conversation))
         gone, given_up = asyncio.ensure_future(_gone(request)), asyncio.ensure_future(self._given_up.wait())
+        first: set[asyncio.Future[Any]] = {decided, gone, given_up}
         try:
-            await asyncio.wait({decided, gone, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if decided.done():
                 return decided.result()
         except PolicyStopped as stopped:
@@ -180,7 +182,7 @@ class Service:
         except RecursionError:
             raise unfit("messages: nested too deeply", param="messages") from None
         finally:
-            for one in (decided, gone, given_up):
+            for one in first:
                 one.cancel()
         if self._given_up.is_set():
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", "the service has stopped", retry_after=1)
@@ -195,6 +197,4 @@ async def _gone(request: Request) -> None:
 
 def refusal(refused: Refused) -> Response:
     """A refusal as a reply."""
-    from fastapi.responses import JSONResponse
-
     return JSONResponse(refused.body(), refused.status, headers=refused.headers())

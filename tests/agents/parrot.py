@@ -36,9 +36,7 @@ class Parrot:
         decided = [self._decision(episode, text) for episode, text in zip(episodes, texts, strict=True)]
         if "endpoint" in texts:
             stopped = EndpointError("it is down")
-            stopped.decided = [
-                None if text == "endpoint" else one for text, one in zip(texts, decided, strict=True)
-            ]
+            stopped.decided = [None if text == "endpoint" else one for text, one in zip(texts, decided, strict=True)]
             raise stopped
         return decided
 

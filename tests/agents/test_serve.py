@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
-openai = pytest.importorskip("openai")
+pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
+
+import openai
 
 from toolenv.agents.chat_client import EndpointSettings
 from toolenv.agents.chat_policy import ChatPolicy
@@ -74,7 +76,9 @@ class Server:
         status, _, body = self.send("GET", path, **headers)
         return status, body
 
-    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], str]:
+    def send(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             connection.request(method, path, body, {name.replace("_", "-"): text for name, text in headers.items()})
@@ -239,7 +243,16 @@ def test_a_field_that_breaks_a_rule_is_named(server: Server, named: dict[str, An
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"[]", b'"text"', b"\xff", b'{"model": "parrot"}', b"", b"[" * 19000, b'{"a":' + b"[" * 500 + b"]" * 500 + b"}"],
+    [
+        b"{",
+        b"[]",
+        b'"text"',
+        b"\xff",
+        b'{"model": "parrot"}',
+        b"",
+        b"[" * 19000,
+        b'{"a":' + b"[" * 500 + b"]" * 500 + b"}",
+    ],
 )
 def test_a_malformed_body(server: Server, body: bytes) -> None:
     status, _, told = server.post(body)

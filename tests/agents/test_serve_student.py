@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
-openai = pytest.importorskip("openai")
+pytest.importorskip("openai")
 pytest.importorskip("torch")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
+
+import openai
 
 from toolenv.agents.cascade import FRONTIER, IN_VAIN, TIER, CascadeFile
 from toolenv.agents.doubt import FEATURES, Doubt
