@@ -168,7 +168,11 @@ def measure(model: str, n: int, batch: int) -> dict[str, dict[str, float]]:
         "echo": floor,
         "student": figures(*undisturbed),
         "student, restarted": figures(*restarted)
-        | {"gap_s": gaps[0], "lost": n - len(after), "same": sum(after.get(seed) == did for seed, did in before.items())},
+        | {
+            "gap_s": gaps[0],
+            "lost": n - len(after),
+            "same": sum(after.get(seed) == did for seed, did in before.items()),
+        },
     }
 
 
@@ -184,7 +188,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.be_the_echo:
         toolbox = load_scenario("crm").toolbox
-        serve(Specialist(Echo(), NAME, toolbox), ServeSettings(port=options.port, batch=options.batch, most_requests=1000))
+        serve(
+            Specialist(Echo(), NAME, toolbox), ServeSettings(port=options.port, batch=options.batch, most_requests=1000)
+        )
         return
     runs = measure(options.model, options.n, options.batch)
     if options.json:
@@ -198,7 +204,9 @@ def main() -> None:
             f"{run['p50_s']:8.2f}{run['p99_s']:8.2f}{run['success']:9.3f}"
         )
     last = runs["student, restarted"]
-    print(f"\nrestart: {last['gap_s']:.1f} s, {last['lost']} episodes lost, {last['same']} with the same actions as without")
+    print(
+        f"\nrestart: {last['gap_s']:.1f} s, {last['lost']} episodes lost, {last['same']} with the same actions as without"
+    )
 
 
 if __name__ == "__main__":

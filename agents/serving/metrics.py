@@ -32,7 +32,9 @@ class Metrics:
         self._prices = Prices() if prices is None else prices
         into = self.registry
         self.requests = Counter("toolenv_requests", "Requests for a turn, by HTTP status.", ["status"], registry=into)
-        self.seconds = Histogram("toolenv_request_seconds", "From head to reply.", buckets=_SECONDS, registry=into)
+        self.seconds = Histogram(
+            "toolenv_request_seconds", "From head to reply, of those that got a turn.", buckets=_SECONDS, registry=into
+        )
         self.tokens = Counter("toolenv_tokens", "Tokens; cached ones are part of the prompt.", ["kind"], registry=into)
         self.steps = Counter("toolenv_steps", "What turns were, by the request's tools.", ["kind"], registry=into)
         self.batches = Histogram("toolenv_batch_size", "Conversations decided at once.", buckets=_SIZES, registry=into)

@@ -27,7 +27,7 @@ from toolenv.tools.calls import Json
 from toolenv.tools.version import __version__
 
 _KEEP_ALIVE_S = 75  # longer than clients keep a connection, so that none is closed as it is used again
-_LAST_BYTES_S = 5
+_LAST_BYTES_S = 2
 
 
 def serve(specialist: Specialist, settings: ServeSettings) -> None:

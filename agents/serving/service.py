@@ -32,6 +32,7 @@ from toolenv.tools.errors import RecordError
 
 JSON: Final = "application/json"
 _CLIENT_GONE: Final = 499
+_LAST_WORDS_S: Final = 1.0
 _DISCARDED: Final = 8
 """So many times the largest body is read and thrown away, so that a client that is still sending hears why."""
 
@@ -69,13 +70,17 @@ class Service:
     async def stop(self) -> None:
         """Refuse what is new, wait for what is under way, and refuse it too when the time of grace is over."""
         self.stopping = True
-        try:
-            async with asyncio.timeout(self.settings.grace_s):
-                await self._quiet.wait()
-        except TimeoutError:
+        if not await self._quiet_within(self.settings.grace_s):
             tell("given up", logging.WARNING, requests=self.gate.inside)
             self._given_up.set()
-            await self._quiet.wait()
+            await self._quiet_within(_LAST_WORDS_S)  # not longer: a body may still be coming in
+
+    async def _quiet_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._quiet.wait()
+        except TimeoutError:
+            return False
 
     def close(self) -> None:
         """End the policy's threads."""
@@ -106,8 +111,9 @@ class Service:
             response = refusal(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "this request failed here"))
         seconds = time.perf_counter() - began
         self.metrics.requests.labels(str(response.status_code)).inc()
-        self.metrics.seconds.observe(seconds)
         went_well = response.status_code < HTTPStatus.BAD_REQUEST
+        if went_well:
+            self.metrics.seconds.observe(seconds)
         if self.settings.log_requests or not went_well:
             level = logging.INFO if went_well else logging.WARNING
             tell("request", level, status=response.status_code, seconds=round(seconds, 4), **told)
