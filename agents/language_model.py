@@ -300,7 +300,7 @@ class LanguageModelPolicy:
         toolbox = episode.toolbox
         if (grammar := self._grammars.get(toolbox.version)) is None:
             if len(self._grammars) >= _TOOLBOXES:
-                del self._grammars[next(iter(self._grammars))]
+                self._grammars.pop(next(iter(self._grammars)), None)
             grammar = GroundedGrammar(self.tokenizer, toolbox, self.model.config.vocab_size)
             self._grammars[toolbox.version] = grammar
         return grammar.constraint(episode.memory["prompter"].shown(episode.messages), self.max_new_tokens)

@@ -205,7 +205,8 @@ def main() -> None:
         )
     last = runs["student, restarted"]
     print(
-        f"\nrestart: {last['gap_s']:.1f} s, {last['lost']} episodes lost, {last['same']} with the same actions as without"
+        f"\nrestart: {last['gap_s']:.1f} s, {last['lost']} episodes lost, "
+        f"{last['same']} with the same actions as without"
     )
 
 
