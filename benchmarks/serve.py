@@ -6,7 +6,8 @@ Every episode is a thread with an environment of its own; all share one client a
 an echo on the same server: three calls and an answer, by a policy that computes nothing, so what it takes is the
 protocol, the queue, the client and the environments. Then the student plays `n` test tasks of `crm`, and plays them
 again while its server is stopped by SIGTERM in mid run and started anew: clients retry, so no episode may be lost.
-Seconds are from asking to the reply, retries included. Client and server share the machine's cores.
+Seconds are from asking to the reply, retries included. Client and server share the machine's cores, so what each takes
+in milliseconds of CPU for a request is told, too (of the server on Linux alone).
 
 MODEL is a student's folder, the base model that ships if left out, which ends few of its turns; a trained one is worth
 naming.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import statistics
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -80,6 +83,12 @@ class Server:
         self.url = str(json.loads(lines[0])["url"])
         self.port = int(self.url.split(":")[2].split("/")[0])
 
+    def cpu_s(self) -> float:
+        """Seconds of CPU so far, as its metrics tell."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/metrics") as reply:
+            lines = dict(line.rsplit(" ", 1) for line in reply.read().decode().splitlines() if line[0] != "#")
+        return float(lines.get("process_cpu_seconds_total", "nan"))
+
     def restart(self) -> float:
         """Seconds without a server that answers."""
         began = time.perf_counter()
@@ -104,11 +113,11 @@ def served(command: list[str]) -> Iterator[Server]:
 
 
 def played(
-    scenario: Scenario, url: str, n: int, midway: Callable[[], object] | None = None
-) -> tuple[list[Trajectory], float]:
-    """`n` episodes at once, and the seconds that all took; `midway` is done when a third of them has ended."""
+    scenario: Scenario, server: Server, n: int, midway: Callable[[], object] | None = None
+) -> tuple[list[Trajectory], dict[str, float]]:
+    """`n` episodes at once, and the run's figures; `midway` is done when a third of them has ended."""
     # More attempts than a restart takes: pauses double to eight seconds.
-    settings = {"model": NAME, "base_url": url, "temperature": 0, "concurrency": n, "max_retries": 20}
+    settings = {"model": NAME, "base_url": server.url, "temperature": 0, "concurrency": n, "max_retries": 20}
     policy = ChatPolicy(EndpointSettings.checked(settings, "benchmark"))
     trajectories: list[Trajectory] = []
     meanwhile = None if midway is None else threading.Thread(target=midway)
@@ -118,21 +127,23 @@ def played(
         return trajectory
 
     with ThreadPoolExecutor(n) as threads:
-        began = time.perf_counter()
+        began, cpu_s, server_cpu_s = time.perf_counter(), time.process_time(), server.cpu_s()
         playing = [threads.submit(play, FIRST_TEST_SEED + i) for i in range(n)]
         for done in as_completed(playing):
             trajectories.append(done.result())
             if meanwhile is not None and len(trajectories) == n // 3:
                 meanwhile.start()
         seconds = time.perf_counter() - began
+    spent = {"client_cpu_s": time.process_time() - cpu_s}
+    if meanwhile is None:
+        spent["server_cpu_s"] = server.cpu_s() - server_cpu_s
     if meanwhile is not None:
         meanwhile.join()
     policy.close()
-    return trajectories, seconds
+    return trajectories, figures(trajectories, seconds, **spent)
 
 
-def figures(trajectories: list[Trajectory], seconds: float) -> dict[str, float]:
-    """Of one run."""
+def figures(trajectories: list[Trajectory], seconds: float, **cpu_s: float) -> dict[str, float]:
     latencies = [usage.seconds for t in trajectories for usage in t.usage or () if usage is not None]
     cuts = statistics.quantiles(latencies, n=100)
     return {
@@ -143,6 +154,7 @@ def figures(trajectories: list[Trajectory], seconds: float) -> dict[str, float]:
         "p50_s": cuts[49],
         "p99_s": cuts[98],
         "success": sum(t.success for t in trajectories) / len(trajectories),
+        **{name.removesuffix("_s") + "_ms": 1000 * value / len(latencies) for name, value in cpu_s.items()},
     }
 
 
@@ -157,17 +169,17 @@ def measure(model: str, n: int, batch: int) -> dict[str, dict[str, float]]:
     student = [sys.executable, "-m", "toolenv", "serve", model, "--scenario", "crm", "--name", NAME]
     student += ["--batch", str(batch), "--most-requests", str(2 * n), "--deadline", "600"]
     with served(echo) as server:
-        floor = figures(*played(scenario, server.url, n))
+        _, floor = played(scenario, server, n)
     with served(student) as server:
-        undisturbed = played(scenario, server.url, n)
+        trajectories, undisturbed = played(scenario, server, n)
     with served(student) as server:
         gaps: list[float] = []
-        restarted = played(scenario, server.url, n, lambda: gaps.append(server.restart()))
-    before, after = actions(undisturbed[0]), actions(restarted[0])
+        again, restarted = played(scenario, server, n, lambda: gaps.append(server.restart()))
+    before, after = actions(trajectories), actions(again)
     return {
         "echo": floor,
-        "student": figures(*undisturbed),
-        "student, restarted": figures(*restarted)
+        "student": undisturbed,
+        "student, restarted": restarted
         | {
             "gap_s": gaps[0],
             "lost": n - len(after),
@@ -197,11 +209,14 @@ def main() -> None:
         print(json.dumps({"runs": runs, "load": os.getloadavg()[0], **vars(options)}))
         return
     print(f"{options.n} episodes at once, batch {options.batch}, load {os.getloadavg()[0]:.1f}\n")
-    print(f"{'':20}{'episodes':>9}{'requests':>9}{'a second':>9}{'p50 s':>8}{'p99 s':>8}{'success':>9}")
+    print(
+        f"{'':20}{'episodes':>9}{'requests':>9}{'a second':>9}{'p50 s':>8}{'p99 s':>8}{'success':>9}{'server ms':>11}{'client ms':>11}"
+    )
     for name, run in runs.items():
         print(
             f"{name:20}{run['episodes']:9}{run['requests']:9}{run['requests_per_second']:9.1f}"
             f"{run['p50_s']:8.2f}{run['p99_s']:8.2f}{run['success']:9.3f}"
+            f"{run.get('server_cpu_ms', math.nan):11.1f}{run['client_cpu_ms']:11.1f}"
         )
     last = runs["student, restarted"]
     print(

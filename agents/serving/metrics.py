@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from toolenv.agents.cascade import FRONTIER, IN_VAIN, SMALL, TIER, Prices, spent_on
 from toolenv.agents.serving.wire import Turn
@@ -31,6 +31,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._prices = Prices() if prices is None else prices
         into = self.registry
+        ProcessCollector(registry=into)
         self.requests = Counter("toolenv_requests", "Requests for a turn, by HTTP status.", ["status"], registry=into)
         self.seconds = Histogram(
             "toolenv_request_seconds", "From head to reply, of those that got a turn.", buckets=_SECONDS, registry=into

@@ -381,6 +381,7 @@ def test_metrics(start: Callable[..., Server]) -> None:
     assert server.metric('toolenv_requests_total{status="500"}') == 1
     assert server.metric("toolenv_request_seconds_count") == 5
     assert server.metric('toolenv_tokens_total{kind="prompt"}') == 50
+    assert server.metric("process_resident_memory_bytes") > 1e6
     together(server, ["wait 0.4 x", *["say x"] * 8])
     assert server.metric("toolenv_batch_size_sum") == 5 + 1 + 9
     assert server.metric('toolenv_batch_size_bucket{le="4.0"}') == server.metric("toolenv_batch_size_count") < 6 + 9
