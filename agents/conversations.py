@@ -20,9 +20,10 @@ from typing import Any
 import orjson
 
 from toolenv.agents.dialects import ToolenvDialect
-from toolenv.agents.trajectory import ELSEWHERE, SCHEMA_VERSION, Step, Trajectory, recordable
+from toolenv.agents.trajectory import ELSEWHERE, SCHEMA_VERSION, Step, Trajectory, messages_of_step, recordable
 from toolenv.agents.usage import Usage
 from toolenv.envs.actions import Action, Answer, Call, Malformed, parse_action
+from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import AGENT_ERRORS, InvalidArguments, MalformedCall, RecordError, UnknownTool
 from toolenv.tools.toolbox import Toolbox
@@ -121,6 +122,32 @@ class _Reader:
         said = self.waiting.pop(call_id)
         said.observation = _text(message.get("content"), f"{at}.content", self.notes)
         said.flagged = message.get("is_error") is True or message.get("status") == "error"
+
+
+def open_messages(messages: Json) -> list[Message]:
+    """A conversation in which the agent is to speak next, in canonical form: as an environment would have it.
+
+    Raises:
+        RecordError: names the field and the rule it breaks.
+    """
+    if not isinstance(messages, list):
+        raise RecordError("messages: not a list")
+    reader = _Reader(Notes())
+    for place, message in enumerate(messages):
+        reader.read(message, f"messages.{place}")
+    if not reader.asked:
+        raise RecordError("messages: nothing is asked before the agent's first turn")
+    if reader.waiting:
+        raise RecordError(f"messages: there is no reply to call {next(iter(reader.waiting))!r}")
+    if reader.said and not isinstance(reader.said[-1].action, Call) and not reader.said[-1].observation:
+        raise RecordError("messages: the last is the agent's own; there is nothing to reply to")
+    read: list[Message] = [
+        {"role": "system", "content": "\n\n".join(reader.system)},
+        {"role": "user", "content": "\n\n".join(reader.asked)},
+    ]
+    for number, said in enumerate(reader.said, 1):
+        read += messages_of_step(_step(said, None, 0.0), number)
+    return read
 
 
 def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Notes) -> Trajectory:

@@ -33,6 +33,7 @@ COMMANDS = {
     "sandbox doctor",
     "sandbox gc",
     "sandbox list",
+    "serve",
     "show",
     "train sad",
     "train recipe",
