@@ -28,6 +28,7 @@ from toolenv.agents.conversations import Notes, read_conversation
 from toolenv.agents.dataset import TOOLS_FILE, DatasetMismatch, write_scenario
 from toolenv.agents.formats import LogFormat
 from toolenv.agents.logged_tools import logged_toolbox, merged_tools
+from toolenv.agents.recordings import joined
 from toolenv.agents.records import SHARD, whole_folder
 from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.envs.tool_env import ToolEnv
@@ -72,7 +73,8 @@ def import_logs(
     A conversation that can not be read is skipped and told; the rest goes on. `out` appears when all is written.
 
     Args:
-        logs: `.jsonl` (also gzipped) with a conversation a line, or `.json` with one, or a list of them.
+        logs: `.jsonl` (also gzipped) with a conversation a line, or a recorder's parts of them; or `.json` with one
+            conversation, or a list of them.
         scenario: whose toolbox is used instead of the tools that the logs declare, and whose tasks are carried out.
         progress: called with 1 after each conversation.
 
@@ -127,20 +129,19 @@ class _Reading:
         self._env = None if scenario is None else ToolEnv(scenario, families="all")
 
     def trajectories(self, files: Iterable[Path], progress: Callable[[int], None] | None) -> Iterator[Trajectory]:
-        for file in files:
-            for where, row in _rows(file):
-                notes = Notes()
-                try:
-                    if isinstance(row, RecordError):
-                        raise row
-                    found = self._trajectory(row, where, notes)
-                except RecordError as problem:
-                    self.report.skipped.append(f"{where}: {problem}")
-                else:
-                    self.notes += notes
-                    yield found
-                if progress is not None:
-                    progress(1)
+        for where, row in joined(row for file in files for row in _rows(file)):
+            notes = Notes()
+            try:
+                if isinstance(row, RecordError):
+                    raise row
+                found = self._trajectory(row, where, notes)
+            except RecordError as problem:
+                self.report.skipped.append(f"{where}: {problem}")
+            else:
+                self.notes += notes
+                yield found
+            if progress is not None:
+                progress(1)
         if self._env is not None:
             self._env.close()
 
