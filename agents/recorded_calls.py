@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from toolenv.agents.open_conversations import extended
-from toolenv.agents.recorded_replies import Reply, recorded_stream
+from toolenv.agents.recorded_replies import Reply, message_of, recorded_stream
 from toolenv.agents.recording_book import Book, Conversation, told
 from toolenv.agents.recording_log import plain
 from toolenv.tools.calls import Json
@@ -40,8 +40,9 @@ class RecordedRequest:
             if found is None or found.broken:
                 replaced, known = found, 0
                 found = Conversation(task, None) if self._episode is None else self._episode.opened()
-                found.replaces = None if replaced is None else replaced.id
-        self._new = plain(list(messages[known:]))
+                if replaced is not None:  # of one that never reached the disk, what it replaced itself
+                    found.replaces = replaced.id if replaced.parts else replaced.replaces
+        self._new = plain([_sent(message) for message in messages[known:]])
         tools = self._settings.get("tools")
         self._tools = list(tools) if isinstance(tools, list | tuple) and tools != found.tools else None
         self._conversation = found
@@ -148,6 +149,11 @@ class RecordedRun:
                 if conversation.episode is None and self._name in conversation.called:
                     return conversation
         return Conversation(None, None)
+
+
+def _sent(message: Any) -> Any:
+    """A message as it is sent: a mapping or a model as it is, another client's object by its fields."""
+    return message if isinstance(message, dict) or hasattr(message, "model_dump") else message_of(message)
 
 
 def _parsed(result: Any) -> Any:

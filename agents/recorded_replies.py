@@ -90,7 +90,9 @@ class Reply:
             self._add_call(call, place if index is None else index)
 
     def _add_call(self, call: Any, index: int) -> None:
-        known = self._calls.setdefault(index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+        known = self._calls.setdefault(
+            index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
+        )
         known["id"] = known["id"] or field(call, "id")
         function = field(call, "function")
         for name in ("name", "arguments"):

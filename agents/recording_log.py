@@ -96,9 +96,7 @@ def redacted(row: Json, hook: Callable[[str], str], field: str = "") -> Json:
         return row
     if field in _FREE:
         return {hook(key): redacted(item, hook, _DATA) for key, item in row.items()}
-    return {
-        key: item if key == "tools" else redacted(item, hook, _under(key, row)) for key, item in row.items()
-    }
+    return {key: item if key == "tools" else redacted(item, hook, _under(key, row)) for key, item in row.items()}
 
 
 def _under(key: str, row: dict[str, Json]) -> str:

@@ -117,7 +117,9 @@ def _assigned(messages: list[Json], runs: list[Run]) -> dict[tuple[int, str], Js
     for exact in (True, False):
         for at, run in runs:
             for place, call in calls if id(run) not in taken else ():
-                fits = call["function"].get("name") == run.get("name") and place < at and (place, call["id"]) not in found
+                fits = (
+                    call["function"].get("name") == run.get("name") and place < at and (place, call["id"]) not in found
+                )
                 if fits and (not exact or _arguments(call) == run.get("arguments")):
                     found[place, call["id"]] = run
                     taken.add(id(run))
@@ -132,7 +134,9 @@ def _role(message: Json) -> Json:
 def _calls(message: Json) -> list[Any]:
     calls = message.get("tool_calls") if isinstance(message, dict) else None
     found = calls if isinstance(calls, list) else []
-    return [c for c in found if isinstance(c, dict) and isinstance(c.get("id"), str) and isinstance(c.get("function"), dict)]
+    return [
+        c for c in found if isinstance(c, dict) and isinstance(c.get("id"), str) and isinstance(c.get("function"), dict)
+    ]
 
 
 def _arguments(call: Json) -> Json:

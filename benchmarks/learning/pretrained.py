@@ -52,9 +52,7 @@ def main() -> None:
     """Make what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/learning/pretrained"))
-    parser.add_argument(
-        "--model", type=Path, help="a chat model's folder; SmolLM2's if left out"
-    )
+    parser.add_argument("--model", type=Path, help="a chat model's folder; SmolLM2's if left out")
     parser.add_argument("--tokens", type=int, default=900_000, help="to train on")
     parser.add_argument("--evaluated", type=int, default=300, help="test tasks; a fifth of them with schemas")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
