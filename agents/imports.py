@@ -28,6 +28,7 @@ from toolenv.agents.conversations import Notes, read_conversation
 from toolenv.agents.dataset import TOOLS_FILE, DatasetMismatch, write_scenario
 from toolenv.agents.formats import LogFormat
 from toolenv.agents.logged_tools import logged_toolbox, merged_tools
+from toolenv.agents.otel import parts_of_spans
 from toolenv.agents.recordings import joined
 from toolenv.agents.records import SHARD, whole_folder
 from toolenv.agents.trajectory import Step, Trajectory
@@ -129,7 +130,8 @@ class _Reading:
         self._env = None if scenario is None else ToolEnv(scenario, families="all")
 
     def trajectories(self, files: Iterable[Path], progress: Callable[[int], None] | None) -> Iterator[Trajectory]:
-        for where, row in joined(row for file in files for row in _rows(file)):
+        rows = (row for file in files for row in _rows(file))
+        for where, row in joined(parts_of_spans(rows) if self.form is LogFormat.OTEL else rows):
             notes = Notes()
             try:
                 if isinstance(row, RecordError):

@@ -135,7 +135,7 @@ class RecordedRun:
             book.failed(problem)
 
     def _conversation(self) -> Conversation:
-        """The conversation that called the tool: the last one here, or else the last one that called one of its name."""
+        """The conversation that called the tool: the last one here, or else the last one that called its name."""
         book = self._book
         last, episode = self._last, book.episode.get()
         with book.lock:
