@@ -26,7 +26,7 @@ SCHEMA_VERSION: Final = 1
 OFTEN: Final = 30
 COVERED: Final = 0.6
 FEW_TOOLS: Final = 12
-_COMMONEST: Final = 3
+COMMONEST: Final = 3
 _SHARES: Final = (0.01, 0.05, 0.1, 0.2, 0.5)
 
 Priced = Callable[[Usage], float]
@@ -233,12 +233,12 @@ def _groups(members: Iterable[list[Interaction]], share: Shares) -> Iterator[Gro
 def _candidate(kind: str, members: list[Interaction], share: tuple[float, float], often: int) -> Candidate:
     sequences = Counter(one.sequence for one in members)
     tools = sorted({tool for one in members for tool in one.tools})
-    covered = sum(count for _, count in sequences.most_common(_COMMONEST)) / len(members)
+    covered = sum(count for _, count in sequences.most_common(COMMONEST)) / len(members)
     against = []
     if len(members) < often:
         against.append(f"comes {len(members)} times, fewer than {often}")
     if covered < COVERED:
-        against.append(f"its {_COMMONEST} commonest sequences cover {covered:.0%}, less than {COVERED:.0%}")
+        against.append(f"its {COMMONEST} commonest sequences cover {covered:.0%}, less than {COVERED:.0%}")
     if len(tools) > FEW_TOOLS:
         against.append(f"needs {len(tools)} tools, more than {FEW_TOOLS}")
     if not tools:

@@ -30,7 +30,7 @@ from toolenv.agents.formats import LogFormat
 from toolenv.agents.logged_tools import logged_toolbox, merged_tools
 from toolenv.agents.otel import parts_of_spans
 from toolenv.agents.recordings import joined
-from toolenv.agents.records import SHARD, whole_folder
+from toolenv.agents.records import SHARD, read_trajectories, whole_folder
 from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
@@ -108,6 +108,42 @@ def import_logs(
         (partial / TOOLS_FILE).write_bytes(orjson.dumps(tools, option=orjson.OPT_INDENT_2) + b"\n")
         (partial / REPORT_FILE).write_bytes(report.to_json() + b"\n")
     return report
+
+
+def read_logs(
+    logs: str | Path, form: LogFormat | None = None, *, report: ImportReport | None = None
+) -> Iterator[Trajectory]:
+    """The episodes of a dataset or of logs from elsewhere, without writing anything.
+
+    Args:
+        form: of the logs; if left out, it is told from their first line.
+        report: gets what was skipped and noted.
+
+    Raises:
+        RecordError: there is no file, or (of a dataset) it is damaged.
+    """
+    logs = Path(logs)
+    if form is None and (form := _form_of(logs)) is None:
+        yield from read_trajectories(logs)
+        return
+    reading = _Reading(form, None)
+    reading.report = reading.report if report is None else report
+    yield from reading.trajectories(_files(logs), None)
+    reading.report.notes = dict(sorted(reading.notes.items()))
+
+
+def _form_of(logs: Path) -> LogFormat | None:
+    """The form of logs by their first line; None of a dataset."""
+    if logs.suffix == ".parquet" or (logs.is_dir() and (logs / SHARD.format(0)).is_file()):
+        return None
+    first = next((row for file in _files(logs) for _, row in _rows(file)), None)
+    if not isinstance(first, dict):
+        return LogFormat.OPENAI
+    if "resourceSpans" in first:
+        return LogFormat.OTEL
+    if isinstance(first.get("schema_version"), str):
+        return LogFormat.ATIF
+    return LogFormat.OPENAI if "messages" in first else None
 
 
 def _files(logs: Path) -> list[Path]:

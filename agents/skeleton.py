@@ -1,4 +1,4 @@
-"""A scenario's skeleton from real episodes: families, phrasings, tools and plans as they came, the rest to be filled in.
+"""A scenario's skeleton from real episodes: families, phrasings, tools and plans as they came, the rest left open.
 
 A family is a task type. Its plan is the commonest sequence of calls among the episodes that succeeded (or, if nobody
 told the outcome, among those that ended in an answer). An argument that stood in every request becomes a variable, one
@@ -24,9 +24,8 @@ from toolenv.agents.analysis import type_of
 from toolenv.agents.skeleton_plan import PlanDraft, drafted
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import parse_scenario
-from toolenv.scenarios.schema import ToolFamily
+from toolenv.scenarios.schema import BusinessPopulation, CrmPopulation, FilesPopulation, ToolFamily
 from toolenv.scenarios.worlds import WorldSource
-from toolenv.scenarios.schema import BusinessPopulation, CrmPopulation, FilesPopulation
 from toolenv.tools.calls import WRITE, Json
 from toolenv.tools.errors import ScenarioError
 from toolenv.tools.toolbox import Toolbox
@@ -35,6 +34,7 @@ _FAMILIES: tuple[ToolFamily, ...] = ("crm", "database", "interpreter", "exchange
 _POPULATIONS = {"crm": CrmPopulation, "database": BusinessPopulation, "interpreter": FilesPopulation}
 _MOST_PHRASINGS = 12
 _LONGEST = 4_000
+_Drafted = tuple[dict[str, Json], PlanDraft]
 _POLICY = "You are an agent that calls tools. Look things up; do not guess."
 
 
@@ -53,15 +53,12 @@ class Skeleton:
     open_points: tuple[str, ...]
 
 
-def skeleton_of(
-    trajectories: Iterable[Trajectory], types: Sequence[str], *, name: str, declared: Sequence[str] = ()
-) -> Skeleton:
+def skeleton_of(trajectories: Iterable[Trajectory], types: Sequence[str], *, name: str) -> Skeleton:
     """The skeleton for some task types.
 
     Args:
         types: as `type_of` names them.
         name: of the scenario.
-        declared: tools that the agent had, whether it called them or not.
 
     Raises:
         ValueError: no episode of these types ended in an answer.
@@ -76,7 +73,7 @@ def skeleton_of(
     foreign = [tool for tool in used if tool not in toolbox]
     points = [f"tool {tool}: no shipped family has it; its calls are comments" for tool in foreign]
     worlds = WorldSource(_population(families).model_validate({"kind": _kind(families)}))
-    taken: dict[str, tuple[dict[str, Json], PlanDraft]] = {}
+    taken: dict[str, _Drafted] = {}
     for kind in types:
         group = _alike(members[kind])
         if group:
@@ -85,9 +82,11 @@ def skeleton_of(
             taken[title] = _family(kind, plan, members[kind], group), plan
             points += [f"families.{title}: {point}" for point in _points(plan, group, toolbox)]
     if not taken:
-        raise ValueError(f"no episode of {', '.join(types)} succeeded or ended in an answer: there is nothing to plan by")
-    without = sorted(set(toolbox.names) - set(used) - set(declared))
-    head: dict[str, Json] = {"schema_version": 1, "name": _name(name, ()), "title": f"Skeleton of {name}"[:_LONGEST]}
+        raise ValueError(
+            f"no episode of {', '.join(types)} succeeded or ended in an answer: there is nothing to plan by"
+        )
+    without = sorted(set(toolbox.names) - set(used))
+    head: dict[str, Json] = {"schema_version": 1, "name": _name(name, ()), "title": "From recorded interactions"}
     head |= {"toolbox": list(families), **({"without": without} if without else {})}
     head |= {"population": {"kind": _kind(families)}, "policy": _policy(members)}
     source = _written(head, taken, points)
@@ -96,9 +95,7 @@ def skeleton_of(
 
 def _tool_families(used: Sequence[str]) -> tuple[ToolFamily, ...]:
     """The shipped families that these tools come from; asking the user, if there is none."""
-    needed = [family for family in _FAMILIES if set(Toolbox.of_families(family).names) & set(used)]
-    if "crm" in needed:  # its tools need its own worlds
-        return tuple(needed)
+    needed = (family for family in _FAMILIES if set(Toolbox.of_families(family).names) & set(used))
     return tuple(needed) or ("user",)
 
 
@@ -166,7 +163,9 @@ def _name(text: str, taken: Iterable[str]) -> str:
     return found
 
 
-def _written(head: dict[str, Json], families: dict[str, tuple[dict[str, Json], PlanDraft]], points: Sequence[str]) -> bytes:
+def _written(
+    head: dict[str, Json], families: dict[str, tuple[dict[str, Json], PlanDraft]], points: Sequence[str]
+) -> bytes:
     lines = ["# A skeleton from real episodes. To be filled in:"]
     lines += [f"# - {_comment(point)}" for point in points] or ["# - nothing that could be told from the episodes"]
     lines += [_dumped(head).rstrip(), "families:"]

@@ -78,13 +78,13 @@ class _Drafting:
             for expression, seen in known.items():
                 if [str(value) for value in seen] == [str(value) for value in values]:
                     return f"{{{{ {expression} }}}}"
-        if all(value == values[0] for value in values[1:]) and not self._in_requests(values):
+        if all(value == values[0] for value in values) and (len(values) > 1 or not self._in_requests(values)):
             return _literal(values[0])
         return f"{{{{ {self._variable(tool, name, values)} }}}}"
 
     def _in_requests(self, values: Sequence[Json]) -> bool:
         pairs = zip(self.group, values, strict=True)
-        return len(values) > 1 and all(_plain(value) and stands_in(str(value), one.instruction) for one, value in pairs)
+        return all(_plain(value) and stands_in(str(value), one.instruction) for one, value in pairs)
 
     def _variable(self, tool: str, name: str, values: list[Json]) -> str:
         """The expression of a new variable; of an identifier whose table is known, a column of a row."""
@@ -100,7 +100,7 @@ class _Drafting:
             self.plan.variables[base] = {"row": {"table": table}}
             expression = f"{base}.{column}"
             self.columns |= {f"{base}.{other}": other for other in self.tables.columns[table]}
-        if self._in_requests(values) or len(values) == 1:
+        if self._in_requests(values):
             self.asked[expression] = tuple(str(value) for value in values)
         return expression
 
