@@ -82,9 +82,7 @@ def skeleton_of(trajectories: Iterable[Trajectory], types: Sequence[str], *, nam
             taken[title] = _family(kind, plan, members[kind], group), plan
             points += [f"families.{title}: {point}" for point in _points(plan, group, toolbox)]
     if not taken:
-        raise ValueError(
-            f"no episode of {', '.join(types)} succeeded or ended in an answer: there is nothing to plan by"
-        )
+        raise ValueError(f"no episode of {', '.join(types)} succeeded and ended in an answer, so there is no plan")
     without = sorted(set(toolbox.names) - set(used))
     head: dict[str, Json] = {"schema_version": 1, "name": _name(name, ()), "title": "From recorded interactions"}
     head |= {"toolbox": list(families), **({"without": without} if without else {})}
@@ -141,6 +139,8 @@ def _points(plan: PlanDraft, group: Sequence[Trajectory], toolbox: Toolbox) -> I
         yield "goal.changes: what the writing calls change"
     if not plan.goal:
         yield "goal: what the answer must say, and what must have been looked up"
+    if any("one_of" in check for check in plan.goal.get("answer", ())):
+        yield "goal.answer: values that were never seen, but could be"
     for name, variable in plan.variables.items():
         if isinstance(variable, dict) and "choice" in variable:
             yield f"variables.{name}: the values that were seen; draw them from the worlds instead"

@@ -23,6 +23,8 @@ from toolenv.tools.world import WorldImage
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _TEMPLATE = re.compile(r"\{[{%#]|[}%#]\}")
 _LONGEST = 3_900
+_CLOSED = 12
+"""A field with so many values at most is taken for a closed question."""
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ class _Drafting:
         self.plan = PlanDraft()
         self.asked: dict[str, tuple[str, ...]] = {}  # expression -> what it is in each episode, as the request says it
         self.found: dict[str, tuple[Json, ...]] = {}  # the same of fields of earlier results
-        self.columns: dict[str, str] = {}  # expression of a result's field -> that of the same column of a variable
+        self.columns: set[str] = set()  # expressions of the columns of rows
 
     def draft(self) -> PlanDraft:
         for number in range(len(self.group[0].steps) - 1):
@@ -99,7 +101,7 @@ class _Drafting:
             table, column = source
             self.plan.variables[base] = {"row": {"table": table}}
             expression = f"{base}.{column}"
-            self.columns |= {f"{base}.{other}": other for other in self.tables.columns[table]}
+            self.columns |= {f"{base}.{other}" for other in self.tables.columns[table]}
         if self._in_requests(values):
             self.asked[expression] = tuple(str(value) for value in values)
         return expression
@@ -129,7 +131,7 @@ class _Drafting:
         return _with_expressions(text, values)
 
     def _answer(self) -> None:
-        """The commonest wording, and as a goal what it tells of the variables' rows."""
+        """The commonest wording, with what the results told in it."""
         texts = []
         for place, one in enumerate(self.group):
             action = one.steps[-1].parsed
@@ -140,20 +142,39 @@ class _Drafting:
                 texts.append(_with_expressions(action.text, told | asked)[:_LONGEST])
         answer = Counter(texts).most_common(1)[0][0] if texts else "To be filled in."
         self.plan.steps.append({"think": "Now I can answer.", "answer": answer})
-        facts = [column for path in self.found if f"{{{{ {path} }}}}" in answer and (column := self._column(path))]
-        if facts:
-            keys = [expression for expression in self.asked if "." in expression][:1]
-            named = [f"{{{{ {fact} }}}}" for fact in facts]
-            self.plan.goal = {
-                "seen": [[*(f"{{{{ {key} }}}}" for key in keys), fact] for fact in named],
-                "answer": [{"contains": fact} for fact in named],
-            }
+        self._goal(answer)
 
-    def _column(self, path: str) -> str | None:
-        """The column of a variable's row that a result's text field shows."""
-        name = path.rpartition(".")[2]
-        text = all(isinstance(value, str) for value in self.found[path])
-        return next((expression for expression, column in self.columns.items() if text and column == name), None)
+    def _goal(self, answer: str) -> None:
+        """What the answer tells of the row that a call was about: that it is said, and was looked up."""
+        shown = [path for path in self.found if f"{{{{ {path} }}}}" in answer]
+        facts = [(path, *about) for path in shown if (about := self._column(path)) is not None]
+        if not facts:
+            return
+        self.plan.goal = {"seen": [], "answer": []}
+        for path, key, column in facts:
+            fact, values = f"{{{{ {column} }}}}", sorted({str(value) for value in self.found[path]})
+            named = [f"{{{{ {key} }}}}", fact]
+            self.plan.goal["seen"].append(named if self._stand_together(path, key) else [fact])
+            closed = 2 <= len(values) <= min(_CLOSED, len(self.group) - 1)
+            check = {"one_of": {"is": fact, "among": values}} if closed else {"contains": fact}
+            self.plan.goal["answer"].append(check)
+
+    def _column(self, path: str) -> tuple[str, str] | None:
+        """Key and column of the row that a result's text field shows: of the row that the call named."""
+        step, _, name = path.partition(".")
+        given = next((one.get("with", {}) for one in self.plan.steps if one.get("as") == step), {})
+        if not all(isinstance(value, str) for value in self.found[path]):
+            return None
+        for expression in self.asked:
+            column = f"{expression.partition('.')[0]}.{name}"
+            if f"{{{{ {expression} }}}}" in given.values() and column in self.columns:
+                return expression, column
+        return None
+
+    def _stand_together(self, path: str, key: str) -> bool:
+        number = int(path.partition(".")[0].removeprefix("found_")) - 1
+        pairs = zip(self.group, self.asked[key], strict=True)
+        return all(stands_in(value, one.steps[number].observation) for one, value in pairs)
 
 
 def _with_expressions(text: str, values: dict[str, str]) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from toolenv.agents.formats import LogFormat
 from toolenv.console import Json_, Quiet, out, plain, print_json
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from toolenv.agents.skeleton import Skeleton
     from toolenv.agents.trajectory import Trajectory
     from toolenv.agents.usage import Usage
+
+_TYPE = 24
 
 
 def analyze(
@@ -117,15 +118,15 @@ def render_analysis(analysis: Analysis, console: Console, rows: int) -> None:
         console.print(f"{analysis.costless:,} of them tell nothing of their {analysis.cost}", highlight=False)
     shares = ", ".join(f"{part:.0%} cost {cost:.0%}" for part, cost in analysis.dearest)
     console.print(f"the dearest, by {analysis.cost}: {shares}\n", highlight=False)
-    table = Table("type, and calls", box=None, pad_edge=False)
-    for heading in ("n", "share", "cost", "so far", "cost so far", "success"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    heading = f"{'type, and calls':{_TYPE}} {'n':>7} share  cost  so far at cost  success [95% CI]"
+    console.print(f"[bold]{plain(heading)}[/]", highlight=False)
     for group in analysis.groups[:rows]:
-        figures = [f"{group.n:,}", *(f"{part:.0%}" for part in (group.share, group.cost_share, group.so_far))]
-        sequence = group.sequence or "–"
-        table.add_row(plain(group.type), *figures, f"{group.cost_so_far:.0%}", _share(group.success))
-        table.add_row(f"[dim]  {plain(sequence)}[/]")
-    console.print(table)
+        name = group.type if len(group.type) <= _TYPE else f"{group.type[: _TYPE - 1]}…"
+        figures = f"{group.n:>7,} {group.share:>5.0%} {group.cost_share:>5.0%}"
+        figures += f"  {group.so_far:>6.0%} {group.cost_so_far:>7.0%}"
+        console.print(f"{plain(f'{name:{_TYPE}}')} {figures}  {_share(group.success)}", highlight=False)
+        if group.sequence:
+            console.print(f"  [dim]{plain(group.sequence)}[/]", highlight=False)
     if (left := len(analysis.groups) - rows) > 0:
         console.print(f"and {left} more groups; --rows shows them", highlight=False)
     console.print()
