@@ -85,7 +85,7 @@ class Book:
         self.last: ContextVar[Conversation | None] = ContextVar("conversation", default=None)
         self.in_tool: ContextVar[bool] = ContextVar("in_tool", default=False)
         myself = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: (book := myself()) and book._forked())
+        os.register_at_fork(after_in_child=lambda: None if (book := myself()) is None else book.forked())
 
     def write(self, conversation: Conversation, **row: Json) -> None:
         """Write the next part of a conversation. Raises whatever goes wrong."""
@@ -107,7 +107,7 @@ class Book:
         if self.lost == 1:
             _LOG.warning("%s: a line is lost, and others may be: %s: %s", self.path, type(error).__name__, error)
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
         """In a forked process: its conversations are its own."""
         self.lock = threading.RLock()
         self.open.clear()

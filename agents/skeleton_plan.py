@@ -162,7 +162,7 @@ class _Drafting:
     def _column(self, path: str) -> tuple[str, str] | None:
         """Key and column of the row that a result's text field shows: of the row that the call named."""
         step, _, name = path.partition(".")
-        given = next((one.get("with", {}) for one in self.plan.steps if one.get("as") == step), {})
+        given: dict[str, Json] = next((one.get("with", {}) for one in self.plan.steps if one.get("as") == step), {})
         if not all(isinstance(value, str) for value in self.found[path]):
             return None
         for expression in self.asked:

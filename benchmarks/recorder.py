@@ -128,6 +128,10 @@ def measure(calls: int, model_ms: float) -> dict[str, float]:
                 median = statistics.median(without)
                 figures |= {f"{name}_bare_ms": median * 1e3, f"{name}_recorded_ms": statistics.median(with_it) * 1e3}
                 figures[f"{name}_share"] = cost / median
+                if wait == 0:  # what a bare call takes on the quietest machine: the client's own work
+                    began = time.process_time()
+                    ran = len(conversation(plain.chat.completions.create, calls))
+                    figures["bare_cpu_ms"] = (time.process_time() - began) / ran * 1e3
                 plain.close()
                 wrapped.close()
             assert recorder.lost == 0
@@ -151,6 +155,10 @@ def main() -> None:
         print(json.dumps(figures))
         return
     print(f"recording a call: {figures['recording_us']:.0f} µs, {figures['bytes_a_call']:,.0f} bytes")
+    cpu = figures["bare_cpu_ms"]
+    print(
+        f"the client's own work in a bare call: {cpu:.2f} ms of CPU; recording is {figures['recording_us'] / cpu / 10:.2f}%"
+    )
     for name, told in (("at_once", "a server that answers at once"), ("model", f"after {arguments.model_ms:.0f} ms")):
         bare, recorded = figures[f"{name}_bare_ms"], figures[f"{name}_recorded_ms"]
         print(

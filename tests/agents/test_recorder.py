@@ -190,6 +190,28 @@ def test_a_tool_within_a_tool_is_not_recorded_and_a_model_within_one_is(client, 
     assert [row["run"]["name"] for row in rows(recorder) if "run" in row] == ["get_order"]
 
 
+def test_the_program_of_the_documents_runs(openai, endpoint, tmp_path, monkeypatch):
+    from toolenv import recorder as public
+
+    page = Path(__file__).parents[2] / "docs" / "recorder.md"
+    program = re.search(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert program is not None
+    calls = [("get_order_status", '{"order_id": "ORD-00017"}')]
+    endpoint.script.extend([endpoint.says(calls=calls), endpoint.says("It is shipped.")])
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    monkeypatch.chdir(tmp_path)
+    before = public.default.path
+    try:
+        names: dict[str, Any] = {}
+        exec(compile(program[1], str(page), "exec"), names)
+        names["client"].close()
+        found = one(public.default)
+    finally:
+        public.configure(before)
+    assert (found.family, found.success, found.answer) == ("order_status", True, "It is shipped.")
+    assert found.steps[0].observation == '{"order_id": "ORD-00017", "status": "shipped"}'
+
+
 # -- streams -------------------------------------------------------------------------------------------
 
 CALLED = (
