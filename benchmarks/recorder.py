@@ -156,9 +156,8 @@ def main() -> None:
         return
     print(f"recording a call: {figures['recording_us']:.0f} µs, {figures['bytes_a_call']:,.0f} bytes")
     cpu = figures["bare_cpu_ms"]
-    print(
-        f"the client's own work in a bare call: {cpu:.2f} ms of CPU; recording is {figures['recording_us'] / cpu / 10:.2f}%"
-    )
+    share = figures["recording_us"] / cpu / 1e3
+    print(f"the client's own work in a bare call: {cpu:.2f} ms of CPU; recording is {share:.2%} of that")
     for name, told in (("at_once", "a server that answers at once"), ("model", f"after {arguments.model_ms:.0f} ms")):
         bare, recorded = figures[f"{name}_bare_ms"], figures[f"{name}_recorded_ms"]
         print(
