@@ -72,15 +72,15 @@ def extended(so_far: int, message: Any) -> int:
 
 def _key(message: Any) -> Hashable:
     """What makes a message the same, whether it is an object of a client or a mapping that an agent made of it."""
-    calls = field(message, "tool_calls") or ()
-    function = field(message, "function_call")
-    return (
-        field(message, "role"),
-        _text(field(message, "content")),
-        tuple((field(call, "id"), *_named(field(call, "function"))) for call in calls),
-        field(message, "tool_call_id"),
-        None if function is None else _named(function),
-    )
+    if isinstance(message, dict):
+        get = message.get
+        role, content, calls = get("role"), get("content"), get("tool_calls")
+        answered, function = get("tool_call_id"), get("function_call")
+    else:
+        names = ("role", "content", "tool_calls", "tool_call_id", "function_call")
+        role, content, calls, answered, function = (field(message, name) for name in names)
+    called = tuple((field(call, "id"), *_named(field(call, "function"))) for call in calls) if calls else ()
+    return role, _text(content), called, answered, None if function is None else _named(function)
 
 
 def _named(function: Any) -> tuple[Hashable, Hashable]:

@@ -6,20 +6,29 @@ the first is the reply.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from toolenv.agents.usage import Usage
 from toolenv.tools.calls import Json
 
 Message = dict[str, Json]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 Finished = Callable[["Reply", BaseException | None], None]
 """Takes a reply and what broke it, if something did."""
 
 
 def field(value: Any, name: str) -> Any:
     """A field of an object or a mapping; None if it has none."""
-    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    if isinstance(value, dict):
+        return value.get(name)
+    known = getattr(value, "__dict__", _NOTHING)
+    if name in known:
+        return known[name]
+    # A model of pydantic is slow to say what it has not: what it does have are its fields and these.
+    extra = getattr(value, "__pydantic_extra__", _NOTHING)
+    return getattr(value, name, None) if extra is _NOTHING else (extra or _NOTHING).get(name)
 
 
 def message_of(value: Any) -> Message:
