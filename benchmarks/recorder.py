@@ -2,11 +2,12 @@
 
     python benchmarks/recorder.py [--json] [--calls 300] [--model-ms 200]
 
-Two figures from one run. The cost of recording itself: microseconds that a wrapped client takes more than a bare one
-when neither waits for a server (a completion is ready), as medians over calls taken in turns. And the same calls
-against a server in a process of its own that answers after `--model-ms`, and at once: median milliseconds bare and
-recorded, and the cost of recording as a share of a bare call. A conversation grows to 20 messages of 400 characters
-with 8 tools, as agents have them; every call is written to disk.
+A server in a process of its own answers at once, and then after `--model-ms`. Calls of a bare client, of a recorded
+one and of a second bare one take turns, so that what else the machine does meets all; the two bare ones show how much
+is noise. The cost of recording is the time within the recorder during these very calls (median microseconds a call),
+and its share that of a bare call's median. Beside it stands the cost in a loop that waits for no server, where code
+and data are warm. A conversation grows to 20 messages of 400 characters with 8 tools, as agents have them; every call
+is written to disk.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ from typing import Any
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
+from toolenv.agents.recorded_calls import RecordedRequest
 from toolenv.agents.recorder import Recorder
 
 TURNS = 10
@@ -90,16 +93,39 @@ def conversation(create: Create, calls: int) -> list[float]:
     return seconds
 
 
-def in_turns(bare: Create, recorded: Create, calls: int) -> tuple[list[float], list[float]]:
-    """Seconds of calls without and with the recorder, by turns, so that what else the machine does meets both."""
-    without: list[float] = []
-    with_it: list[float] = []
-    conversation(bare, TURNS)
-    conversation(recorded, TURNS)
-    while len(without) < calls:
-        without += conversation(bare, TURNS)
-        with_it += conversation(recorded, TURNS)
-    return without, with_it
+def in_turns(creates: Sequence[Create], calls: int) -> list[list[float]]:
+    """Seconds of the calls of each, a conversation of one after a conversation of the other, in changing order."""
+    taken: list[list[float]] = [[] for _ in creates]
+    for create in creates:
+        conversation(create, TURNS)
+    for first in range(calls // TURNS):
+        for place in range(len(creates)):
+            turn = (first + place) % len(creates)
+            taken[turn] += conversation(creates[turn], TURNS)
+    return taken
+
+
+@contextmanager
+def within(recorder: type[RecordedRequest]) -> Iterator[list[float]]:
+    """Seconds that recording takes a request, before it is sent and after it is answered, one after the other."""
+    spent: list[float] = []
+    begin, end = recorder.__init__, recorder.returned
+
+    def timed(method: Create) -> Create:
+        def run(*args: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return method(*args)
+            finally:
+                spent.append(time.perf_counter() - began)
+
+        return run
+
+    recorder.__init__, recorder.returned = timed(begin), timed(end)  # type: ignore[method-assign]  # for a while
+    try:
+        yield spent
+    finally:
+        recorder.__init__, recorder.returned = begin, end  # type: ignore[method-assign]  # as it was
 
 
 def measure(calls: int, model_ms: float) -> dict[str, float]:
@@ -110,38 +136,41 @@ def measure(calls: int, model_ms: float) -> dict[str, float]:
         port = int(server.stdout.readline())
         with tempfile.TemporaryDirectory() as scratch:
             recorder = Recorder(Path(scratch) / "log.jsonl")
-            ready = ChatCompletion.model_validate(REPLY)
-
-            def instant() -> Any:
-                return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=lambda **_: ready)))
-
-            bare, recorded = instant(), recorder.wrap(instant())
-            without, with_it = in_turns(bare.chat.completions.create, recorded.chat.completions.create, 10 * calls)
-            cost = statistics.median(with_it) - statistics.median(without)
-            figures = {"recording_us": cost * 1e6}
-            for name, wait in (("at_once", 0.0), ("model", model_ms)):
+            figures = warm(recorder, 10 * calls)
+            for name, wait, count in (("at_once", 0.0, calls), ("model", model_ms, max(TURNS, calls // 3))):
                 url = f"http://127.0.0.1:{port}/{wait}/v1"
-                plain, wrapped = OpenAI(api_key="none", base_url=url), OpenAI(api_key="none", base_url=url)
-                recorder.wrap(wrapped)
-                count = calls if wait == 0 else max(TURNS, calls // 3)
-                without, with_it = in_turns(plain.chat.completions.create, wrapped.chat.completions.create, count)
-                median = statistics.median(without)
-                figures |= {f"{name}_bare_ms": median * 1e3, f"{name}_recorded_ms": statistics.median(with_it) * 1e3}
-                figures[f"{name}_share"] = cost / median
-                if wait == 0:  # what a bare call takes on the quietest machine: the client's own work
-                    began = time.process_time()
-                    ran = len(conversation(plain.chat.completions.create, calls))
-                    figures["bare_cpu_ms"] = (time.process_time() - began) / ran * 1e3
-                plain.close()
-                wrapped.close()
+                figures |= {f"{name}_{key}": value for key, value in against(url, recorder, count).items()}
             assert recorder.lost == 0
             log = recorder.path.read_bytes()
-            figures["bytes_a_call"] = len(log) / log.count(b"\n")
-            return figures
+            return figures | {"bytes_a_call": len(log) / log.count(b"\n")}
     finally:
         server.terminate()
         server.wait()
         server.stdout.close()
+
+
+def warm(recorder: Recorder, calls: int) -> dict[str, float]:
+    """Microseconds that a recorded call takes more than a bare one where a completion is ready."""
+    ready = ChatCompletion.model_validate(REPLY)
+    bare, recorded = (
+        SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=lambda **_: ready))) for _ in range(2)
+    )
+    recorder.wrap(recorded)
+    without, with_it = in_turns([bare.chat.completions.create, recorded.chat.completions.create], calls)
+    return {"warm_us": (statistics.median(with_it) - statistics.median(without)) * 1e6}
+
+
+def against(url: str, recorder: Recorder, calls: int) -> dict[str, float]:
+    """Milliseconds of calls, bare, recorded and bare again; of recording microseconds, and its share."""
+    with ExitStack() as stack:
+        bare, recorded, again = (stack.enter_context(OpenAI(api_key="-", base_url=url)) for _ in range(3))
+        spent = stack.enter_context(within(RecordedRequest))
+        recorder.wrap(recorded)
+        creates = [client.chat.completions.create for client in (bare, recorded, again)]
+        medians = [statistics.median(taken) for taken in in_turns(creates, calls)]
+    cost = statistics.median(begun + ended for begun, ended in zip(spent[::2], spent[1::2], strict=True))
+    figures = dict(zip(("bare_ms", "recorded_ms", "bare_again_ms"), (median * 1e3 for median in medians), strict=True))
+    return figures | {"recording_us": cost * 1e6, "share": cost / medians[0]}
 
 
 def main() -> None:
@@ -154,15 +183,11 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(figures))
         return
-    print(f"recording a call: {figures['recording_us']:.0f} µs, {figures['bytes_a_call']:,.0f} bytes")
-    cpu = figures["bare_cpu_ms"]
-    share = figures["recording_us"] / cpu / 1e3
-    print(f"the client's own work in a bare call: {cpu:.2f} ms of CPU; recording is {share:.2%} of that")
+    print(f"recording in a warm loop: {figures['warm_us']:.0f} µs a call, {figures['bytes_a_call']:,.0f} bytes")
     for name, told in (("at_once", "a server that answers at once"), ("model", f"after {arguments.model_ms:.0f} ms")):
-        bare, recorded = figures[f"{name}_bare_ms"], figures[f"{name}_recorded_ms"]
-        print(
-            f"{told}: {bare:.2f} ms bare, {recorded:.2f} ms recorded; recording is {figures[f'{name}_share']:.2%} of it"
-        )
+        bare, recorded, again = (figures[f"{name}_{key}_ms"] for key in ("bare", "recorded", "bare_again"))
+        print(f"{told}: {bare:.2f} ms bare, {recorded:.2f} ms recorded, {again:.2f} ms bare again")
+        print(f"  recording takes {figures[f'{name}_recording_us']:.0f} µs of it, {figures[f'{name}_share']:.2%}")
 
 
 if __name__ == "__main__":
