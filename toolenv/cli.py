@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from toolenv.agents.formats import Format
+from toolenv.analysis_commands import analyze
 from toolenv.cascade_commands import cascade_app
 from toolenv.console import (
     MAX_SEED,
@@ -62,6 +63,7 @@ app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
 app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
 app.command(epilog="Example: toolenv serve grounded:runs/student --scenario crm --port 8000")(serve)
+app.command(epilog="Example: toolenv analyze recordings.jsonl --prices 2.5,10 -o skeleton.yaml")(analyze)
 app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
 app.command(epilog="Example: toolenv show data/crm --failed --changes")(show)
 app.command(epilog="Example: toolenv play ToolEnv-CRM-v0 --seed 7 -o played.jsonl")(play)
