@@ -32,6 +32,7 @@ from toolenv.console import (
     scenario_named,
 )
 from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
+from toolenv.pipeline_commands import pipeline_app
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.terminal_commands import play, report, show
@@ -53,6 +54,7 @@ base_app = typer.Typer(help="The base models that students begin from.", no_args
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.add_typer(cascade_app, name="cascade")
+app.add_typer(pipeline_app, name="pipeline")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
 app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
@@ -75,6 +77,8 @@ def main() -> None:
             raise
         if error.name == "openai":
             _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
+        if error.name in ("phonenumbers", "stdnum", "email_validator"):
+            _fail(f"{error.name} is not installed; what redacts logs comes with: pip install 'toolenv[pipeline]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
         _fail(str(error))
