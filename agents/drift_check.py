@@ -235,7 +235,7 @@ class _Check:
             if (error := error_of(content)) is None:
                 self._shapes.add(number, tool, content)
             elif isinstance(text := next((error[n] for n in error if n not in _SAYS), None), str):
-                self._shapes.add_error(number, f"{error.get('type')} {error.get('rule', '')} {tool}", text)
+                self._shapes.add_error(number, f"{error.get('type')} {error.get('rule', '')}", tool, text)
 
     def _numbered_reference(self) -> Iterator[tuple[int, Trajectory]]:
         """Episodes with today's tools, numbered up to 0; none without a scenario."""

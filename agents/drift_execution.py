@@ -16,9 +16,9 @@ from toolenv.agents.trajectory import ELSEWHERE, Trajectory
 from toolenv.envs.actions import Call
 from toolenv.envs.drifted_env import open_env
 from toolenv.scenarios.loading import Scenario
-from toolenv.tools.calls import READ, Json, json_text
+from toolenv.tools.calls import Json, json_text
 from toolenv.tools.drift import DriftedToolbox, Kind
-from toolenv.tools.errors import INVALID_CALLS, ScenarioError
+from toolenv.tools.errors import INVALID_CALLS, InvalidArguments, ScenarioError
 from toolenv.tools.toolbox import Toolbox
 
 _SHOWN: Final = 120
@@ -73,11 +73,14 @@ class Execution:
         env.max_steps = max(self._max_steps, len(trajectory.steps) + 1)
         for step in trajectory.steps[: -1 if trajectory.sandbox_lost else None]:
             action = step.parsed
-            called = self.lens.call(action) if isinstance(action, Call) else action
+            content = content_of(step)
+            called = self._today(action, content) if isinstance(action, Call) else action
+            if called is None:
+                continue
             _, _, ended, truncated, info = env.step(called)
             if isinstance(action, Call) and isinstance(called, Call):
                 told = orjson.loads(info["messages"][-1]["content"])
-                if not self._compare(record, action.name, called.name, content_of(step), told, info["effect"]):
+                if not self._compare(record, action.name, called.name, content, told):
                     break
             if ended or truncated:
                 break
@@ -86,7 +89,22 @@ class Execution:
     def close(self) -> None:
         self._env.close()
 
-    def _compare(self, record: int, logged: str, today: str, was: Json, now: Json, effect: str | None) -> bool:
+    def _today(self, call: Call, was: Json) -> Call | None:
+        """A logged call as it is made today; None if it was refused and would not be any more: it changed nothing."""
+        error = error_of(was)
+        if error is None or error.get("type") not in INVALID_CALLS:
+            return self.lens.call(call)
+        # Refused for a reason of its own, or for one that is gone; what it lacks must not be made up for.
+        renamed = self.lens.renamed(call)
+        if renamed.name in self.lens.today:
+            try:
+                self.lens.today[renamed.name].validate(renamed.arguments)
+            except InvalidArguments:
+                return renamed
+            return None
+        return renamed
+
+    def _compare(self, record: int, logged: str, today: str, was: Json, now: Json) -> bool:
         """Note how two results of one call differ; False if the episode can not go on."""
         was_error, now_error = error_of(was), error_of(now)
         if was_error is None and now_error is None:
@@ -102,8 +120,6 @@ class Execution:
             return self._agree(told, record, logged, today)
         kind = str(was_error.get("type"))
         if now_error is None:
-            if kind in INVALID_CALLS:  # what it was refused for, the use of the tool tells
-                return effect == READ
             return self._agree((Kind.BEHAVIOUR, "", kind, "a result"), record, logged, today)
         if kind == now_error.get("type"):
             self._compare_errors(record, logged, today, was_error, now_error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
 from typing import Any, Final
 
 from toolenv.envs.actions import Call
@@ -37,22 +39,20 @@ class Lens:
 
     def call(self, call: Call) -> Call:
         """The call as it is made today; as it stands if there is no such tool."""
-        name = self.tool(call.name)
-        if name not in self.today:
+        renamed = self.renamed(call)
+        if renamed.name not in self.today:
             return call
-        parameters = self.today[name].spec.parameters
+        parameters = self.today[renamed.name].spec.parameters
         properties: Mapping[str, Any] = parameters["properties"]
-        new_names = self.arguments.get(call.name, {})
-        arguments = {new_names.get(argument, argument): value for argument, value in call.arguments.items()}
-        known = {
-            argument: fitted(value, properties[argument])
-            for argument, value in arguments.items()
-            if argument in properties
-        }
-        missing = (argument for argument in parameters.get("required", ()) if argument not in known)
-        return Call(
-            name, known | {argument: filling(_part(properties[argument])) for argument in missing}, call.reasoning
-        )
+        known = {n: fitted(value, properties[n]) for n, value in renamed.arguments.items() if n in properties}
+        missing = (name for name in parameters.get("required", ()) if name not in known)
+        return replace(renamed, arguments=known | {name: filling(_part(properties[name])) for name in missing})
+
+    def renamed(self, call: Call) -> Call:
+        """The call under today's names, its arguments as they are."""
+        names = self.arguments.get(call.name, {})
+        arguments = {names.get(argument, argument): value for argument, value in call.arguments.items()}
+        return replace(call, name=self.tool(call.name), arguments=arguments)
 
 
 def fitted(value: Json, schema: Mapping[str, Any]) -> Json:

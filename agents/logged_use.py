@@ -17,11 +17,15 @@ from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.envs.actions import Call
 from toolenv.tools.calls import Json
 from toolenv.tools.drift import Change, Kind
-from toolenv.tools.errors import InvalidArguments, UnknownTool
+from toolenv.tools.errors import AGENT_ERRORS, INVALID_CALLS, InvalidArguments, UnknownTool
 from toolenv.tools.spec_changes import ALIKE, best_pairs, likeness, type_of, types_of
 from toolenv.tools.toolbox import Toolbox
 
 _SAMPLES: Final = 8
+_FREE: Final = frozenset({"type", "anyOf", "default", "minLength", "maxLength"})
+_WORDS: Final = frozenset({"description", "title"})
+_WELL_FORMED: Final = AGENT_ERRORS.keys() - INVALID_CALLS
+_TEXT: Final = frozenset({"string", "null"})
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class ToolUse:
     """How one tool is called.
 
     Attributes:
-        accepted: calls that did not come to an error.
+        accepted: calls that are as the schema wants them: they came to no error, or to one of the world's.
         arguments: argument -> JSON type -> where accepted calls pass it so.
         samples: argument -> some of its values.
         sets: names of the arguments of an accepted call -> where.
@@ -105,8 +109,8 @@ class LoggedUse:
                 continue
             use = self.tools.setdefault(action.name, ToolUse())
             content = content_of(step)
-            if (error := error_of(content)) is None:
-                use.accept(record, action.arguments, content)
+            if (error := error_of(content)) is None or error.get("type") in _WELL_FORMED:
+                use.accept(record, action.arguments, content if error is None else None)
             else:
                 key = tuple(str(error.get(name, "")) for name in ("type", "field", "rule"))
                 use.refused.setdefault(key, Seen()).add(record)  # type: ignore[arg-type]  # three of them
@@ -192,6 +196,8 @@ def _fits(logged: str, values: list[Json], name: str, schema: Mapping[str, Any])
     allowed = types_of(schema)
     brought = [fitted(value, schema) for value in values]
     share = sum(_allows(value, schema, allowed) for value in brought) / max(len(brought), 1)
+    if schema.keys() - _WORDS <= _FREE and allowed <= _TEXT:
+        share *= 0.5  # any text fits
     retyped = sum(value is not again for value, again in zip(values, brought, strict=True)) / max(len(brought), 1)
     return 0.4 * likeness(logged, name) + 0.6 * share * (1 - 0.3 * retyped)
 
@@ -212,12 +218,11 @@ def _argument_changes(logged: str, use: ToolUse, today: Toolbox, lens: Lens) -> 
     def alike(old: str, other: str) -> float:
         if not use.passing(old).apart(use.passing(other)):
             return 0.0
-        # A required argument that the same calls lack must have been something.
-        bonus = (
-            0.2
-            if other in required and use.where(lambda names: other not in names).count >= use.passing(old).count
-            else 0.0
-        )
+        # Calls that pass it may look like others with the one for the other, or like others without it.
+        passing = [names - {old} for names in use.sets if old in names]
+        known = [names for names in use.sets if old not in names]
+        sets = sum((names | {other} in known) - (names in known) for names in passing) / len(passing)
+        bonus = 0.2 * sets + 0.2 * (other in required)
         return min(1.0, _fits(old, use.samples[old], other, properties[other]) + bonus)
 
     for old, other, score in list(best_pairs(unknown, free, alike, at_least=ALIKE)):

@@ -25,7 +25,21 @@ from toolenv.tools.spec_changes import best_pairs, likeness, type_of
 
 _MOST_MESSAGES: Final = 20_000
 _SHORTEST_FRAME: Final = 4
-_DISTINCT: Final = 3
+
+
+Frame = tuple[str, str]
+"""What texts begin with, and what they end with."""
+_BARE: Final[Frame] = "", ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """The text of an error."""
+
+    record: int
+    kind: str
+    tool: str
+    text: str
 
 
 @dataclass(slots=True)
@@ -60,16 +74,16 @@ class ResultShapes:
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str], dict[str, _Place]] = defaultdict(dict)
         self._counts: dict[tuple[str, str], Seen] = defaultdict(Seen)
-        self._messages: list[tuple[int, str, str]] = []
+        self._messages: list[_Message] = []
 
     def add(self, record: int, tool: str, content: Json) -> None:
         """Take in a result that is no error."""
         self._add(record, tool, "", content)
 
-    def add_error(self, record: int, kind: str, message: str) -> None:
-        """Take in the text of an error; errors of one kind say the same of other values."""
+    def add_error(self, record: int, kind: str, tool: str, text: str) -> None:
+        """Take in the text of an error; errors of one kind and tool say the same of other values."""
         if len(self._messages) < _MOST_MESSAGES:
-            self._messages.append((record, kind, message))
+            self._messages.append(_Message(record, kind, tool, text))
 
     def _add(self, record: int, tool: str, path: str, content: Json) -> None:
         if isinstance(content, list):
@@ -101,21 +115,23 @@ class ResultShapes:
 
     def _reworded(self) -> Iterator[Cut]:
         """Where errors begin to stand in a frame, or cease to."""
-        messages = sorted(self._messages, key=lambda message: message[0])
-        texts = [text for *_, text in messages]
+        messages = sorted(self._messages, key=lambda message: message.record)
+        texts = [message.text for message in messages]
         before, after = _frames(texts), _frames(texts[::-1])[::-1]  # of what ends, and of what begins, at each message
-        begins = next((i for i in range(1, len(texts)) if after[i] != ("", "")), None)
-        ends = next((i for i in range(len(texts) - 1, 0, -1) if before[i - 1] != ("", "")), None)
+        begins = next((i for i in range(1, len(texts)) if after[i] != _BARE), None)
+        ends = next((i for i in range(len(texts) - 1, 0, -1) if before[i - 1] != _BARE), None)
         for cut in dict.fromkeys(i for i in (begins, ends) if i is not None):
             frames = before[cut - 1], after[cut]
             earlier, later = messages[:cut], messages[cut:]
-            # Of one kind of error on both sides, or a run of like errors would look like a frame.
-            kinds = {kind for _, kind, _ in earlier} & {kind for _, kind, _ in later}
-            counts = [sum(kind in kinds for _, kind, _ in part) for part in (earlier, later)]
-            distinct = {text for _, _, text in (later if frames[1] != ("", "") else earlier)}
-            if len(distinct) < _DISTINCT or not kinds or _stands(earlier, frames[1]) or _stands(later, frames[0]):
+            # A run of like errors has a frame of its own: what counts must be of a kind that both sides have, and of
+            # several sorts.
+            kinds = {message.kind for message in earlier} & {message.kind for message in later}
+            framed = later if frames[1] != _BARE else earlier
+            sorts = {(message.kind, message.tool) for message in framed}
+            if len(sorts) < 2 or not kinds or _stands(earlier, frames[1]) or _stands(later, frames[0]):
                 continue
-            was, seen = (_seen(record for record, *_ in part) for part in (earlier, later))
+            counts = [sum(message.kind in kinds for message in part) for part in (earlier, later)]
+            was, seen = (_seen(message.record for message in part) for part in (earlier, later))
             shown = ["{}".join(frame) for frame in frames]
             yield Cut((Kind.ERROR_TEXT, "", *shown), "", 1 / math.comb(sum(counts), counts[0]), seen, was)
 
@@ -168,10 +184,6 @@ def _form(value: Json) -> str | None:
     return "number" if kind == "integer" else kind
 
 
-Frame = tuple[str, str]
-"""What texts begin with, and what they end with."""
-
-
 def _frames(texts: Sequence[str]) -> list[Frame]:
     """Of each text and all before it, what they have in common at both ends; ("", "") if that is too short."""
     frames = []
@@ -184,9 +196,9 @@ def _frames(texts: Sequence[str]) -> list[Frame]:
     return frames
 
 
-def _stands(messages: Iterable[tuple[int, str, str]], frame: Frame) -> bool:
+def _stands(messages: Iterable[_Message], frame: Frame) -> bool:
     """Whether one of the messages stands in the frame; none does in an empty one."""
-    return frame != ("", "") and any(text.startswith(frame[0]) and text.endswith(frame[1]) for *_, text in messages)
+    return frame != _BARE and any(m.text.startswith(frame[0]) and m.text.endswith(frame[1]) for m in messages)
 
 
 def _seen(records: Iterable[int]) -> Seen:
