@@ -19,12 +19,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import orjson
 
 from toolenv.agents.drift import behind_drift
 from toolenv.agents.drift_check import DriftReport, check_drift
@@ -38,8 +36,10 @@ from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.tools.drift import EVERY, PLANTED, Change, DriftedToolbox, Kind
 from toolenv.tools.drifting import drifted
 from toolenv.tools.errors import INVALID_CALLS
+from toolenv.tools.toolbox import Toolbox
 
 Key = tuple[str, str, str]
+WAYS = ("executed", "schemas", "declared")
 _INVERSE = {Kind.REQUIRED_ARGUMENT: Kind.REMOVED_ARGUMENT, Kind.REMOVED_TOOL: Kind.ADDED_TOOL}
 _SPEC_ONLY = (Kind.DESCRIPTION, Kind.ORDER, Kind.REMOVED_TOOL)
 _RESULTS = (Kind.RESULT_FIELD, Kind.RESULT_FORMAT, Kind.ERROR_TEXT)
@@ -161,83 +161,101 @@ def trials(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--drifts", type=int, default=20, help="seeds a kind")
+    parser.add_argument("--drifts", type=int, default=12, help="seeds a kind")
     parser.add_argument("--clean", type=int, default=100, help="clean logs")
     parser.add_argument("--records", type=int, default=150, help="a log")
     parser.add_argument("--faults", type=float, default=0.3, help="share of episodes with a fault")
     parser.add_argument("--trajectories", type=int, default=0, help="of the log that is timed")
     given = parser.parse_args()
     scenario = load_scenario("crm")
-    ways = ("executed", "schemas", "declared")
-    scores: dict[tuple[str, str], Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = Path(folder, "ours.jsonl"), Path(folder, "theirs.jsonl")
-        for kind, drift, log, begins in trials(scenario, given.drifts, given.records, given.faults):
-            write_jsonl(log, ours)
-            write_jsonl(map(elsewhere, log), theirs)
-            for way in ways:
-                declared = drift if way == "declared" else None
-                report = check_drift(
-                    theirs if way == "schemas" else ours,
-                    scenario.toolbox,
-                    scenario=None if way == "schemas" else scenario,
-                    declared=declared,
-                )
-                planted = {
-                    key: shown_first(log, begins, key, way == "declared")
-                    for key in (key_of(change, drift) for change in drift.changes)
-                }
-                if way == "declared" and kind not in _RESULTS:
-                    planted = {key: first or begins for key, first in planted.items()}
-                if way == "schemas" and kind in _RESULTS:
-                    planted = {_earlier(change): planted[key_of(change, drift)] for change in drift.changes}
-                score = scores.setdefault((way, kind), Counter(logs=0))
-                score["logs"] += 1
-                score["alarms"] += report.drifted
-                for line in scored(report, planted, drift, score):
-                    print(f"{way} {kind} seed {log[0].seed // 1000}: {line}")
-        for (way, kind), score in scores.items():
-            print(way, kind, dict(score))
-        for way in ways:
-            total = sum((score for (name, _), score in scores.items() if name == way), Counter())
-            recall, precision = (
-                proportion(total["found"], total["planted"]),
-                proportion(total["right"], total["right"] + total["invented"]),
-            )
-            print(f"{way}: recall {recall}, precision {precision}, {dict(total)}")
-        clean = Counter(dict.fromkeys(ways, 0))
-        for seed in range(given.clean):
-            log = played(
-                scenario, None, range(500_000 + 1_000 * seed, 500_000 + 1_000 * seed + given.records), given.faults
-            )
-            write_jsonl(log, ours)
-            write_jsonl(map(elsewhere, log), theirs)
-            for way, report in (
-                ("executed", check_drift(ours, scenario.toolbox, scenario=scenario)),
-                ("schemas", check_drift(theirs, scenario.toolbox)),
-                ("declared", check_drift(theirs, scenario.toolbox, scenario=scenario, declared=scenario.toolbox)),
-            ):
-                clean[way] += report.drifted
-                for finding in report.findings:
-                    print(f"clean {way} seed {seed}: invented {finding.change} {finding.sure}")
-        print(f"clean logs with an alarm, of {given.clean}: {dict(clean)}")
+        checks = Checks(scenario, Path(folder))
+        if given.drifts:
+            planted(checks, given.drifts, given.records, given.faults)
+        if given.clean:
+            clean(checks, given.clean, given.records, given.faults)
         if given.trajectories:
-            write_jsonl(played(scenario, None, range(given.trajectories), given.faults), ours)
-            for way, options in (("executed", {"scenario": scenario}), ("schemas", {})):
-                began = time.perf_counter()
-                report = check_drift(ours, scenario.toolbox, **options)
-                seconds = time.perf_counter() - began
-                print(
-                    orjson.dumps(
-                        {
-                            "way": way,
-                            "records": report.records,
-                            "executed": report.executed,
-                            "seconds": round(seconds, 2),
-                            "drift": report.drifted,
-                        }
-                    ).decode()
-                )
+            timed(checks, given.trajectories, given.faults)
+
+
+class Checks:
+    """The three ways to check a log."""
+
+    def __init__(self, scenario: Scenario, folder: Path) -> None:
+        self.scenario = scenario
+        self.ours, self.theirs = folder / "ours.jsonl", folder / "theirs.jsonl"
+
+    def write(self, log: list[Trajectory]) -> None:
+        write_jsonl(log, self.ours)
+        write_jsonl(map(elsewhere, log), self.theirs)
+
+    def run(self, way: str, declared: Toolbox) -> DriftReport:
+        today = self.scenario.toolbox
+        if way == "schemas":
+            return check_drift(self.theirs, today)
+        specs = declared if way == "declared" else None
+        return check_drift(self.ours, today, scenario=self.scenario, declared=specs)
+
+
+def planted(checks: Checks, drifts: int, records: int, faults: float) -> None:
+    """Logs in which tools drift."""
+    scores: dict[tuple[str, str], list[Counter[str]]] = defaultdict(list)
+    for kind, drift, log, begins in trials(checks.scenario, drifts, records, faults):
+        checks.write(log)
+        for way in WAYS:
+            first = {
+                key: shown_first(log, begins, key, way == "declared")
+                for key in (key_of(change, drift) for change in drift.changes)
+            }
+            if way == "declared" and kind not in _RESULTS:
+                first = {key: number or begins for key, number in first.items()}
+            if way == "schemas" and kind in _RESULTS:
+                first = {_earlier(change): first[key_of(change, drift)] for change in drift.changes}
+            score: Counter[str] = Counter()
+            for line in scored(checks.run(way, drift), first, drift, score):
+                print(f"{way} {kind} seed {log[0].seed // 1000}: {line}", flush=True)
+            scores[way, kind].append(score)
+    print("| way | kind | logs | planted, visible | recall | precision | since right |")
+    for way in WAYS:
+        rows = {kind: scores[way, kind] for kind in PLANTED}
+        for kind, logs in {**rows, "all": [log for row in rows.values() for log in row]}.items():
+            total = sum(logs, Counter())
+            told = [[log["right"], log["right"] + log["invented"]] for log in logs]
+            recall = shown([log["found"] for log in logs], [log["planted"] for log in logs])
+            precision = shown(*zip(*told, strict=True))
+            since = f"{total['since right']} of {total['found']}"
+            print(f"| {way} | {kind} | {len(logs)} | {total['planted']} | {recall} | {precision} | {since} |")
+
+
+def shown(hits: Sequence[int], of: Sequence[int]) -> str:
+    """A share with its interval, over logs as clusters."""
+    share = proportion(hits, of)
+    return "–" if share is None else f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
+
+
+def clean(checks: Checks, logs: int, records: int, faults: float) -> None:
+    """Logs in which nothing drifts."""
+    alarms = Counter(dict.fromkeys(WAYS, 0))
+    for seed in range(logs):
+        first = 500_000 + 1_000 * seed
+        checks.write(played(checks.scenario, None, range(first, first + records), faults))
+        for way in WAYS:
+            report = checks.run(way, checks.scenario.toolbox)
+            alarms[way] += report.drifted
+            for finding in report.findings:
+                print(f"clean {way} seed {seed}: invented {finding.change} {finding.sure}", flush=True)
+    print(f"clean logs with an alarm, of {logs}: {dict(alarms)}")
+
+
+def timed(checks: Checks, records: int, faults: float) -> None:
+    """How long a large log takes."""
+    checks.write(played(checks.scenario, None, range(records), faults))
+    for way in WAYS[:2]:
+        began, cpu = time.perf_counter(), time.process_time()
+        report = checks.run(way, checks.scenario.toolbox)
+        seconds, own = time.perf_counter() - began, time.process_time() - cpu
+        told = f"{report.records} records, {report.executed} executed, drift {report.drifted}"
+        print(f"{way}: {seconds:.1f} s, {own:.1f} s of one core; {told}")
 
 
 def _earlier(change: Change) -> Key:
