@@ -50,6 +50,7 @@ class Kind(StrEnum):
     OPTIONAL_ARGUMENT = "optional_argument"
     CONSTRAINT = "constraint"
     BEHAVIOUR = "behaviour"
+    VERSION = "version"
 
 
 PLANTED: Final = tuple(Kind)[: tuple(Kind).index(Kind.ERROR_TEXT) + 1]
@@ -194,6 +195,13 @@ class DriftedToolbox(Toolbox):
         self._old_names = {tool.name: old for old, tool in tools.items()}
         renamed = [old for old, new in self._new_names.items() if old != new]
         self._mentioned = re.compile(rf"\b({'|'.join(map(re.escape, renamed))})\b") if renamed else None
+
+    @classmethod
+    def consistent(cls, original: Toolbox, changes: Iterable[Change]) -> DriftedToolbox:
+        """The toolbox under those of the changes that are about no tool that another of them removes."""
+        given = list(changes)
+        removed = {change.tool for change in given if change.kind is Kind.REMOVED_TOOL}
+        return cls(original, (c for c in given if c.kind is Kind.REMOVED_TOOL or c.tool not in removed))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DriftedToolbox, (self.original, self.changes)

@@ -97,7 +97,7 @@ def drifted(
         if kind in named:
             rng = Random(f"drift/{toolbox.version}/{kind}/{seed}")
             changes += _DRAWS[kind](toolbox, severity, rng)
-    return DriftedToolbox(toolbox, _consistent(changes))
+    return DriftedToolbox.consistent(toolbox, changes)
 
 
 def kind_named(name: str) -> Kind:
@@ -109,12 +109,6 @@ def kind_named(name: str) -> Kind:
     if name not in PLANTED:
         raise ValueError(f"there is no drift {name!r}; there is: {', '.join(PLANTED)}")
     return Kind(name)
-
-
-def _consistent(changes: list[Change]) -> list[Change]:
-    """Less what is about a tool that is removed."""
-    removed = {change.tool for change in changes if change.kind is Kind.REMOVED_TOOL}
-    return [change for change in changes if change.kind is Kind.REMOVED_TOOL or change.tool not in removed]
 
 
 def _some(candidates: Sequence[T], severity: float, rng: Random, *, most: int | None = None) -> list[T]:

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def train_sft(
         on_step: called with (step, steps in all, loss) at every log.
 
     Returns:
-        A summary: examples, tokens, steps, first and last loss; seconds and tokens a second of what was not done
+        A summary: examples, tokens, steps, first and last loss, versions of the tools that the data call; seconds and tokens a second of what was not done
         before an interruption.
 
     Raises:
@@ -118,7 +118,9 @@ def train_sft(
     out = Path(out)
     model, tokenizer, style = load_model(settings)
     teacher = load_teacher(settings, tokenizer, style)
-    examples = list(encode(trajectories, tokenizer, toolbox, style, max_length=settings.max_length))
+    tools: dict[str, str] = {}
+    noted = _noting_tools(trajectories, tools)
+    examples = list(encode(noted, tokenizer, toolbox, style, max_length=settings.max_length))
     if not examples:
         raise ModelError(f"nothing to train on: no trajectory has at most {settings.max_length} tokens")
     batches = drawn_batches(examples, settings, teacher)
@@ -149,6 +151,7 @@ def train_sft(
         "last_loss": losses[-1][1] if losses else None,
         "losses": losses,
         "settings": settings.model_dump(mode="json"),
+        "tools": dict(sorted(tools.items())),
     }
     if is_main_process():
         _save(model, tokenizer, style, out)
@@ -156,6 +159,13 @@ def train_sft(
         if checkpoints is not None:
             checkpoints.clear()
     return summary
+
+
+def _noting_tools(trajectories: Iterable[Trajectory], tools: dict[str, str]) -> Iterator[Trajectory]:
+    """The trajectories; `tools` gets the versions of the tools that they call."""
+    for trajectory in trajectories:
+        tools.update(trajectory.tool_versions)
+        yield trajectory
 
 
 def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle]:
