@@ -31,7 +31,9 @@ class LogFilterSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     unknown_outcome: Literal["drop", "keep"] = Field("drop", description="Of logs that do not tell their outcome.")
-    refused_calls: float = Field(0.0, ge=0, le=1, description="Share of an episode's calls that today's tools may refuse.")
+    refused_calls: float = Field(
+        0.0, ge=0, le=1, description="Share of an episode's calls that today's tools may refuse."
+    )
     invented: Literal["drop", "keep"] = Field("drop", description="Of logs with identifiers that nothing had shown.")
 
 

@@ -46,7 +46,6 @@ class GateSettings(BaseModel):
     family_bound: float = Field(0.2, ge=0, le=1, description="The same of one family.")
     recheck: int = Field(24, ge=1, description="Fresh tasks of a family that looks worse than its bound.")
     alpha: float = Field(0.1, gt=0, lt=1, description="Of the two-sided exact test of a family; one-sided half of it.")
-    families: str = Field("train", description='"train", "unseen", "all", or names with commas between.')
     max_new_tokens: int = Field(96, ge=1, description="Of one turn; a turn cut there can not be read.")
     batch: int = Field(100, ge=1, description="Episodes at once.")
 
@@ -106,6 +105,7 @@ def run_gate(
     out: Path,
     settings: GateSettings,
     *,
+    families: str | tuple[str, ...],
     number: int,
     drift: DriftedToolbox | None = None,
     notify: Callable[[str], None] = lambda stage: None,
@@ -113,26 +113,25 @@ def run_gate(
     """Compare the models "candidate" and "current"; evaluations that lie in `out` are not made again.
 
     Args:
+        families: what tasks are drawn from.
         number: of the run; decides its tasks.
         drift: the tools as they are today.
     """
     out.mkdir(parents=True, exist_ok=True)
     policies: dict[str, LanguageModelPolicy] = {}
 
-    def evaluation(model: str, group: str, families: str, seed_start: int, n: int) -> Evaluation:
+    def evaluation(model: str, group: str, families: str | tuple[str, ...], seed_start: int, n: int) -> Evaluation:
         path = out / f"{group}-{model}.json"
         if not path.is_file():
             notify(f"gate: {model} on {group}")
             if model not in policies:
-                policies[model] = LanguageModelPolicy(
-                    models[model], max_new_tokens=settings.max_new_tokens, name=model
-                )
+                policies[model] = LanguageModelPolicy(models[model], max_new_tokens=settings.max_new_tokens, name=model)
             run = evaluate(
                 scenario,
                 policies[model],
                 seed_start=seed_start,
                 n=n,
-                families=families if families in ("train", "unseen", "all") else families.split(","),
+                families=families,
                 batch=settings.batch,
                 judge_steps=False,
                 drift=drift,
@@ -141,15 +140,17 @@ def run_gate(
                 stream.write(run.to_json())
         return Evaluation.from_json(path.read_bytes(), str(path))
 
-    def compared(group: str, families: str, seed_start: int, n: int) -> tuple[Comparison, dict[str, Metric]]:
+    def compared(
+        group: str, families: str | tuple[str, ...], seed_start: int, n: int
+    ) -> tuple[Comparison, dict[str, Metric]]:
         both = {model: evaluation(model, group, families, seed_start, n) for model in ("candidate", "current")}
         success = {model: each.success for model, each in both.items()}
         return compare(both["candidate"], both["current"]), success
 
     first = settings.first_seed(number)
-    comparison, success = compared("all", settings.families, first, settings.n)
+    comparison, success = compared("all", families, first, settings.n)
     checks = [
-        checked(family, compared(family, family, first + settings.n, settings.recheck)[0].overall, settings)
+        checked(family, compared(family, (family,), first + settings.n, settings.recheck)[0].overall, settings)
         for family in suspects(comparison, settings)
     ]
     report = judged(comparison.overall.success, success, checks, settings)

@@ -75,6 +75,7 @@ def write_mix(
     settings: MixSettings,
     *,
     tokens: TokenCount,
+    families: str | tuple[str, ...],
     seed: int,
     number: int,
     drift: DriftedToolbox | None = None,
@@ -84,6 +85,7 @@ def write_mix(
     Args:
         logs, general: datasets, or files of trajectories; files without a line are passed over.
         tokens: counts an episode's.
+        families: what the oracle plays.
         number: of the run; decides which tasks the oracle plays.
 
     Returns:
@@ -110,7 +112,7 @@ def write_mix(
         if wanted:
             wanted += sum(max(0, part.wanted - part.tokens) for part in parts.values())
         first = (seed + number) * _SEEDS_A_RUN % (FIRST_VALIDATION_SEED - _SEEDS_A_RUN)
-        write("synthetic", wanted, _played(scenario, drift, first, wanted, tokens))
+        write("synthetic", wanted, _played(scenario, families, drift, first, wanted, tokens))
         write_scenario(partial, scenario)
         (partial / TOOLS_FILE).write_bytes(orjson.dumps(toolbox.to_openai(), option=orjson.OPT_INDENT_2) + b"\n")
         told = {"sha256": digest.hexdigest(), "parts": parts}
@@ -143,14 +145,19 @@ def _drawn(paths: list[Path], wanted: int, tokens: TokenCount, rng: Random) -> I
 
 
 def _played(
-    scenario: Scenario, drift: DriftedToolbox | None, first: int, wanted: int, tokens: TokenCount
+    scenario: Scenario,
+    families: str | tuple[str, ...],
+    drift: DriftedToolbox | None,
+    first: int,
+    wanted: int,
+    tokens: TokenCount,
 ) -> Iterator[tuple[Trajectory, int]]:
     """Episodes of the oracle that it solves, until the tokens are reached."""
     policy = OraclePolicy() if drift is None else behind_drift(OraclePolicy())
     so_far = 0
     for chunk in count(first, _AT_ONCE):
         attempts = [Attempt(seed % FIRST_VALIDATION_SEED) for seed in range(chunk, chunk + _AT_ONCE)]
-        played = sorted(rollout(scenario, policy, attempts, families="train", drift=drift), key=lambda t: t.seed)
+        played = sorted(rollout(scenario, policy, attempts, families=families, drift=drift), key=lambda t: t.seed)
         for episode in played:
             if so_far >= wanted:
                 return

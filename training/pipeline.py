@@ -145,7 +145,9 @@ class _Run:
         return parent
 
     def _redact(self, out: Path) -> None:
-        redactor = Redactor(self._key(), region=self.settings.redact.region, name_fields=self.settings.redact.name_fields)
+        redactor = Redactor(
+            self._key(), region=self.settings.redact.region, name_fields=self.settings.redact.name_fields
+        )
         counts: Counter[str] = Counter()
         fields: Counter[str] = Counter()
         with whole_folder(out) as partial, (partial / SHARD.format(0)).open("wb") as stream:
@@ -199,6 +201,7 @@ class _Run:
             out,
             self.settings.mix,
             tokens=self._token_count(),
+            families=self.settings.family_names,
             seed=self.settings.seed,
             number=int(self.name),
             drift=self.drift,
@@ -231,6 +234,7 @@ class _Run:
             models,
             self.folder / "gate",
             self.settings.gate,
+            families=self.settings.family_names,
             number=int(self.name),
             drift=self.drift,
             notify=self.notify,
@@ -244,7 +248,10 @@ class _Run:
         else:
             passed, reasons = report.passed, report.reasons
             if passed and (current := self.registry.current) != self.parent:
-                passed, reasons = False, (*reasons, f"{current} has become current since it was compared with {self.parent}")
+                passed, reasons = (
+                    False,
+                    (*reasons, f"{current} has become current since it was compared with {self.parent}"),
+                )
             version = self._version(report, passed, reasons)
             self.registry.conclude(version, report_of(version, report))
         if version.verdict == "promoted" and not self.registry.promote(version):
@@ -279,7 +286,9 @@ class _Run:
                 "redact": _json(self.folder / "redacted" / "redact.json"),
                 "filter": _json(self.folder / "filtered" / "filter.json"),
                 "mix": mix["parts"],
-                "retrain": {name: training[name] for name in ("examples", "tokens", "steps", "first_loss", "last_loss")},
+                "retrain": {
+                    name: training[name] for name in ("examples", "tokens", "steps", "first_loss", "last_loss")
+                },
             },
             success=report.success,
         )
@@ -321,4 +330,3 @@ def _digest_of_weights(model: Path) -> str:
 
 def _json(path: Path) -> Any:
     return orjson.loads(path.read_bytes())
-

@@ -80,6 +80,7 @@ class PipelineSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scenario: str = Field(description="A shipped scenario's name, or a YAML file: whose tools the specialist calls.")
+    families: str = Field("train", description='Of synthetic and gate tasks: "train", or names with commas between.')
     registry: Path = Field(Path("registry"), description="Folder of all versions.")
     model: str = Field("toolenv-tiny", description="The model that the first run begins with.")
     logs: tuple[LogSource, ...] = ()
@@ -114,6 +115,11 @@ class PipelineSettings(BaseModel):
             if (named := folder / getattr(self, name)).exists():
                 paths[name] = str(named)
         return self.model_copy(update=paths)
+
+    @property
+    def family_names(self) -> str | tuple[str, ...]:
+        """The families as `Sampler` takes them."""
+        return self.families if self.families in ("train", "unseen", "all") else tuple(self.families.split(","))
 
     def tools_of_today(self, scenario: Scenario) -> DriftedToolbox | None:
         """The drifted tools; None if they are as the scenario says."""

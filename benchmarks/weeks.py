@@ -1,0 +1,256 @@
+"""A specialist in production over weeks in which its tools drift: with the continuous pipeline, and without it.
+
+    python benchmarks/weeks.py -o runs/weeks [--weeks 6] [--tokens 80000] [--tasks 100]
+
+Week 0 makes the first student. From then on, each week: the tools may have drifted; the current model works on that
+week's requests and its episodes are logged; at the week's end the pipeline runs on the logs. In one week the logs are
+poisoned: most of them are episodes that answer without looking anything up, labelled as solved. "Without" is the first
+student, left as it is. Success is on test tasks, other ones each week, with that week's tools.
+
+What is finished is kept: the same command again goes on where it was killed. The plot is `weeks.svg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from toolenv.agents.exports import export
+from toolenv.agents.language_model import LanguageModelPolicy
+from toolenv.agents.oracle import OraclePolicy
+from toolenv.agents.policy import Decision, Episode, Policy
+from toolenv.agents.records import whole_file, write_jsonl
+from toolenv.agents.rollout import Attempt, rollout
+from toolenv.agents.trajectory import Trajectory
+from toolenv.scenarios.loading import Scenario, load_scenario
+from toolenv.scenarios.splits import FIRST_TEST_SEED
+from toolenv.tools.drift import DriftedToolbox
+from toolenv.training.evaluate import evaluate
+from toolenv.training.pipeline import run_pipeline
+from toolenv.training.pipeline_settings import PipelineSettings
+from toolenv.training.registry import Registry, Version
+
+FAMILIES = (
+    *("order_status", "order_total", "customer_tier", "account_status"),
+    *("stock_check", "invoice_status", "track_number", "cancel_order"),
+)
+WITHOUT_TOOLS = ("thanks", "policy_question")
+"""General data: no tool is needed for them, so no drift concerns them."""
+
+DRIFTS = {
+    2: ("result_field", "result_format"),
+    3: ("rename_tool",),
+    5: ("rename_argument", "required_argument"),
+}
+"""Week -> the kinds of drift that come with it, and stay."""
+
+POISONED = 4
+POISONED_SHARE = 0.8
+FIRST_LOG_SEED = 500_000
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: tokens of a training, requests logged a week, tasks of gate and test."""
+
+    weeks: int
+    tokens: int
+    first_tokens: int
+    requests: int
+    tasks: int
+
+
+class AnswersAtOnce:
+    """Says that all is done, and does nothing."""
+
+    name = "answers-at-once"
+
+    def act(self, episodes: Sequence[Episode]) -> list[Decision]:
+        return [Decision({"answer": "This is done. Everything is fine."}) for _ in episodes]
+
+
+class Weeks:
+    """The simulation in a folder."""
+
+    def __init__(self, out: Path, size: Size) -> None:
+        self.out, self.size = out, size
+        self.scenario: Scenario = load_scenario("crm")
+        self.registry = Registry(out / "registry")
+
+    def run(self) -> list[dict[str, Any]]:
+        """All weeks; one row each."""
+        self._general()
+        self._pipeline(0)
+        return [self._week(week) for week in range(1, self.size.weeks + 1)]
+
+    def _week(self, week: int) -> dict[str, Any]:
+        path = self.out / f"week-{week}.json"
+        if not path.is_file():
+            before = self._parent(week)
+            drift = self._settings(week).tools_of_today(self.scenario)
+            self._log(week, self.registry.model(before))
+            with_, without = self._success(week, before), self._success(week, self._parent(1))
+            version = self._pipeline(week)
+            row: dict[str, Any] = {
+                "week": week,
+                "drift": [] if drift is None else list(DRIFTS.get(week, ())),
+                "poisoned": week == POISONED,
+                "without": without,
+                "with": with_,
+                "candidate": self._success(week, version.name),
+                "verdict": version.verdict,
+                "reasons": version.reasons,
+                "counts": version.counts,
+            }
+            with whole_file(path) as stream:
+                stream.write(json.dumps(row, indent=2).encode() + b"\n")
+        row = json.loads(path.read_text())
+        print(f"week {week}: without {row['without']['value']:.3f}, with {row['with']['value']:.3f},", end=" ")
+        print(f"candidate {row['candidate']['value']:.3f} {row['verdict']}", flush=True)
+        return row
+
+    def _parent(self, week: int) -> str:
+        """The version that is current when the week begins: of week w the run makes version w + 1."""
+        promoted = [version.name for version in self.registry.versions() if version.verdict != "rejected"]
+        return max(name for name in promoted if int(name) <= week)
+
+    def _settings(self, week: int) -> PipelineSettings:
+        kinds = [kind for since, new in DRIFTS.items() if since <= week for kind in new]
+        tokens = self.size.tokens if week else self.size.first_tokens
+        settings = PipelineSettings.model_validate(
+            {
+                "scenario": "crm",
+                "families": ",".join(FAMILIES),
+                "registry": self.out / "registry",
+                "logs": [{"path": self.out / "logs" / f"week-{week}.jsonl"}] if week else [],
+                "general": [self.out / "general.jsonl"],
+                "mix": {"tokens": tokens, "logs": 0.4, "synthetic": 0.5, "general": 0.1},
+                "train": {"epochs": 100, "max_tokens": tokens, "threads": 1, "checkpoint_steps": 50},
+                "gate": {"n": self.size.tasks, "max_new_tokens": MAX_NEW_TOKENS},
+                "redact": {"name_fields": ["label"]},
+                "drift": {"kinds": kinds, "severity": 0.5, "seed": 1} if kinds else None,
+            }
+        )
+        return settings
+
+    def _pipeline(self, week: int) -> Version:
+        name = f"{week + 1:04}"
+        made = run_pipeline(self._settings(week), notify=lambda stage: print(f"  week {week}: {stage}", flush=True))
+        return self.registry.version(name) if made is None else made
+
+    def _general(self) -> None:
+        path = self.out / "general.jsonl"
+        if not path.is_file():
+            self.out.mkdir(parents=True, exist_ok=True)
+            attempts = [Attempt(seed) for seed in range(FIRST_LOG_SEED - 500, FIRST_LOG_SEED)]
+            write_jsonl(rollout(self.scenario, OraclePolicy(), attempts, families=WITHOUT_TOOLS), path)
+
+    def _log(self, week: int, model: Path) -> None:
+        """The week's requests as the current model dealt with them, as OpenAI messages with their outcome."""
+        path = self.out / "logs" / f"week-{week}.jsonl"
+        if path.is_file():
+            return
+        first, n = FIRST_LOG_SEED + week * 10_000, self.size.requests
+        drift = self._settings(week).tools_of_today(self.scenario)
+        poisoned = round(n * POISONED_SHARE) if week == POISONED else 0
+        policy = LanguageModelPolicy(model, max_new_tokens=MAX_NEW_TOKENS, name="specialist")
+        lies = self._episodes(AnswersAtOnce(), range(first, first + poisoned), drift)
+        honest = self._episodes(policy, range(first + poisoned, first + n), drift)
+        tools = (drift or self.scenario.toolbox).to_openai()
+        path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as stream:
+            for rows, success in ((lies, True), (honest, None)):
+                for episode, row in zip(rows, export(rows, "openai", tools), strict=True):
+                    told = episode.success if success is None else success
+                    line = {**row, "task_type": episode.family, "success": told, "id": episode.task}
+                    stream.write(json.dumps(line).encode() + b"\n")
+
+    def _episodes(self, policy: Policy, seeds: range, drift: DriftedToolbox | None) -> list[Trajectory]:
+        attempts = [Attempt(seed) for seed in seeds]
+        if not attempts:
+            return []
+        return list(rollout(self.scenario, policy, attempts, families=FAMILIES, batch=100, drift=drift))
+
+    def _success(self, week: int, version: str) -> Any:
+        path = self.out / "tests" / f"week-{week}-{version}.json"
+        if not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            found = evaluate(
+                self.scenario,
+                LanguageModelPolicy(self.registry.model(version), max_new_tokens=MAX_NEW_TOKENS, name=version),
+                seed_start=FIRST_TEST_SEED + week * self.size.tasks,
+                n=self.size.tasks,
+                families=FAMILIES,
+                batch=100,
+                judge_steps=False,
+                drift=self._settings(week).tools_of_today(self.scenario),
+            )
+            with whole_file(path) as stream:
+                stream.write(json.dumps(asdict(found.success)).encode() + b"\n")
+        return json.loads(path.read_text())
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Success week by week, with 95% intervals."""
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    weeks = [row["week"] for row in rows]
+    lines = (
+        ("with the pipeline, before that week's run", "with", "tab:blue", "o-", -0.06),
+        ("without", "without", "tab:red", "s-", 0.06),
+    )
+    for label, key, colour, style, aside in lines:
+        values = [row[key]["value"] for row in rows]
+        error = [
+            [row[key]["value"] - row[key]["low"] for row in rows],
+            [row[key]["high"] - row[key]["value"] for row in rows],
+        ]
+        places = [week + aside for week in weeks]
+        axes.errorbar(places, values, yerr=error, fmt=style, color=colour, elinewidth=0.7, label=label)
+    for verdict, marker, colour in (("promoted", "^", "tab:green"), ("rejected", "x", "black")):
+        chosen = [row for row in rows if row["verdict"] == verdict]
+        axes.plot(
+            [row["week"] + 0.3 for row in chosen],
+            [row["candidate"]["value"] for row in chosen],
+            marker,
+            color=colour,
+            label=f"that week's candidate, {verdict}",
+        )
+    for row in rows:
+        told = [*row["drift"], *(["poisoned logs"] if row["poisoned"] else [])]
+        if told:
+            axes.axvline(row["week"] - 0.35, color="grey", linestyle=":", linewidth=0.8)
+            axes.text(row["week"] - 0.33, 0.02, "\n".join(told), fontsize=7, color="dimgrey", va="bottom")
+    axes.set(xlabel="week", ylabel="success on test tasks (95% intervals)", ylim=(0, 1.02), xticks=weeks)
+    axes.legend(fontsize=7, loc="center right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({"svg.hashsalt": "toolenv", "svg.fonttype": "none"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def main() -> None:
+    """Make what is missing, and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/weeks"))
+    parser.add_argument("--weeks", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=80_000, help="of each week's training")
+    parser.add_argument("--first-tokens", type=int, default=200_000, help="of the first student's")
+    parser.add_argument("--requests", type=int, default=150, help="logged a week")
+    parser.add_argument("--tasks", type=int, default=100, help="of the gate, and of each test")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    size = Size(options.weeks, options.tokens, options.first_tokens, options.requests, options.tasks)
+    plot(Weeks(options.output, size).run(), options.output / "weeks.svg")
+
+
+if __name__ == "__main__":
+    main()
