@@ -15,8 +15,9 @@ loses half of its tasks is suspected with chance 0.89, one that loses a fifth wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolenv.agents.intervals import Metric
-from toolenv.agents.language_model import LanguageModelPolicy
+from toolenv.agents.policy import Policy
 from toolenv.agents.records import whole_file
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.splits import FIRST_TEST_SEED, FIRST_VALIDATION_SEED
@@ -101,7 +102,7 @@ class GateReport:
 
 def run_gate(
     scenario: Scenario,
-    models: dict[str, Path],
+    policies: Mapping[str, Callable[[], Policy]],
     out: Path,
     settings: GateSettings,
     *,
@@ -110,25 +111,24 @@ def run_gate(
     drift: DriftedToolbox | None = None,
     notify: Callable[[str], None] = lambda stage: None,
 ) -> GateReport:
-    """Compare the models "candidate" and "current"; evaluations that lie in `out` are not made again.
+    """Compare the policies "candidate" and "current"; evaluations that lie in `out` are not made again.
 
     Args:
+        policies: make them, when they are needed.
         families: what tasks are drawn from.
         number: of the run; decides its tasks.
         drift: the tools as they are today.
     """
     out.mkdir(parents=True, exist_ok=True)
-    policies: dict[str, LanguageModelPolicy] = {}
+    made = {name: lru_cache(1)(make) for name, make in policies.items()}
 
-    def evaluation(model: str, group: str, families: str | tuple[str, ...], seed_start: int, n: int) -> Evaluation:
-        path = out / f"{group}-{model}.json"
+    def evaluation(name: str, group: str, families: str | tuple[str, ...], seed_start: int, n: int) -> Evaluation:
+        path = out / f"{group}-{name}.json"
         if not path.is_file():
-            notify(f"gate: {model} on {group}")
-            if model not in policies:
-                policies[model] = LanguageModelPolicy(models[model], max_new_tokens=settings.max_new_tokens, name=model)
+            notify(f"gate: {name} on {group}")
             run = evaluate(
                 scenario,
-                policies[model],
+                made[name](),
                 seed_start=seed_start,
                 n=n,
                 families=families,
@@ -143,8 +143,8 @@ def run_gate(
     def compared(
         group: str, families: str | tuple[str, ...], seed_start: int, n: int
     ) -> tuple[Comparison, dict[str, Metric]]:
-        both = {model: evaluation(model, group, families, seed_start, n) for model in ("candidate", "current")}
-        success = {model: each.success for model, each in both.items()}
+        both = {name: evaluation(name, group, families, seed_start, n) for name in ("candidate", "current")}
+        success = {name: each.success for name, each in both.items()}
         return compare(both["candidate"], both["current"]), success
 
     first = settings.first_seed(number)

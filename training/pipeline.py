@@ -2,8 +2,8 @@
 
     ingest → redact → filter → mix → retrain → gate → promote
 
-A run makes one version in the registry (`registry.py`). Each stage leaves its result under its final name only when it is
-whole, and is skipped if it is there; so a run that was killed goes on where it was, and comes to the same end. Logs
+A run makes one version in the registry (`registry.py`). Each stage leaves its result under its final name only when it
+is whole, and is skipped if it is there; so a run that was killed goes on where it was, and comes to the same end. Logs
 are read once: a file whose content an earlier run has read is passed over.
 """
 
@@ -14,12 +14,15 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.log_filters import LogFilter
+from toolenv.agents.policy import Policy
 from toolenv.agents.records import SHARD, whole_folder
 from toolenv.agents.redaction import Redactor
 from toolenv.agents.trajectory import Trajectory
@@ -150,7 +153,7 @@ class _Run:
         )
         counts: Counter[str] = Counter()
         fields: Counter[str] = Counter()
-        with whole_folder(out) as partial, (partial / SHARD.format(0)).open("wb") as stream:
+        with whole_folder(out) as folder, (folder / SHARD.format(0)).open("wb") as stream:
             for trajectory in episodes_of(sorted((self.folder / "ingested").glob("[0-9]*/part-*.jsonl"))):
                 redacted, found = redactor.redact(trajectory)
                 counts += found.counts()
@@ -158,7 +161,7 @@ class _Run:
                 fields += found.fields
                 stream.write(redacted.without_timing().to_json() + b"\n")
             told = {"counts": dict(sorted(counts.items())), "name_fields": dict(fields.most_common())}
-            (partial / "redact.json").write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
+            (folder / "redact.json").write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
 
     def _key(self) -> bytes:
         path = self.settings.redact.key
@@ -177,12 +180,12 @@ class _Run:
         sorting = LogFilter(self.scenario, self.toolbox, self.settings.filter)
         rejected_by: Counter[str] = Counter()
         counts = Counter(kept=0, quarantined=0)
-        with whole_folder(out) as partial, ExitStack() as files:
+        with whole_folder(out) as folder, ExitStack() as files:
             parts = {}
             for name in counts:
-                (partial / name).mkdir()
-                parts[name] = files.enter_context((partial / name / SHARD.format(0)).open("wb"))
-            told = files.enter_context((partial / "quarantined" / "reasons.jsonl").open("wb"))
+                (folder / name).mkdir()
+                parts[name] = files.enter_context((folder / name / SHARD.format(0)).open("wb"))
+            told = files.enter_context((folder / "quarantined" / "reasons.jsonl").open("wb"))
             for trajectory, reasons in sorting.sort(episodes_of([self.folder / "redacted" / SHARD.format(0)])):
                 part = "quarantined" if reasons else "kept"
                 counts[part] += 1
@@ -191,7 +194,7 @@ class _Run:
                 if reasons:
                     told.write(orjson.dumps({"id": trajectory.id, "reasons": reasons}) + b"\n")
             summary = {**counts, "quarantined_by": dict(rejected_by.most_common())}
-            (partial / "filter.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
+            (folder / "filter.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
 
     def _mix(self, out: Path) -> None:
         write_mix(
@@ -228,10 +231,9 @@ class _Run:
         train_sft(mixed, self.toolbox, self.registry.model(self.name), self.settings.train.model_copy(update=own))
 
     def _gate(self, _: Path) -> None:
-        models = {"candidate": self.registry.model(self.name), "current": self.registry.model(self.parent)}
         run_gate(
             self.scenario,
-            models,
+            {"candidate": partial(self._acting, self.name), "current": partial(self._acting, self.parent)},
             self.folder / "gate",
             self.settings.gate,
             families=self.settings.family_names,
@@ -239,6 +241,10 @@ class _Run:
             drift=self.drift,
             notify=self.notify,
         )
+
+    def _acting(self, version: str) -> Policy:
+        limit = self.settings.gate.max_new_tokens
+        return LanguageModelPolicy(self.registry.model(version), max_new_tokens=limit, name=version)
 
     def _conclude(self) -> Version:
         """Write the verdict down, then move the pointer."""
