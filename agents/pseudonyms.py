@@ -62,12 +62,12 @@ class Pseudonyms:
         raise AssertionError
 
     def name_part(self, word: str, avoid: Collection[str] = ()) -> str:
-        """A first name for a first name that Faker knows, else a surname, in the word's case."""
+        """A first name for a first name that Faker knows, else a surname."""
         for attempt in count():
             fake = self._fake(self._number("name", word.lower(), attempt))
             found = fake.first_name() if word.lower() in self._first_names else fake.last_name()
             if found.lower() != word.lower() and found.lower() not in avoid:
-                return in_case_of(word, found)
+                return found
         raise AssertionError
 
     def _digits(self, kind: str, digits: str, kept: int, avoid: Collection[str], first_attempt: int = 0) -> str:

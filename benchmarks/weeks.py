@@ -67,6 +67,7 @@ class Size:
     first_tokens: int
     requests: int
     tasks: int
+    learning_rate: float
 
 
 class AnswersAtOnce:
@@ -134,7 +135,13 @@ class Weeks:
                 "logs": [{"path": self.out / "logs" / f"week-{week}.jsonl"}] if week else [],
                 "general": [self.out / "general.jsonl"],
                 "mix": {"tokens": tokens, "logs": 0.4, "synthetic": 0.5, "general": 0.1},
-                "train": {"epochs": 100, "max_tokens": tokens, "threads": 1, "checkpoint_steps": 50},
+                "train": {
+                    "epochs": 100,
+                    "max_tokens": tokens,
+                    "learning_rate": self.size.learning_rate if week else 2e-3,
+                    "threads": 1,
+                    "checkpoint_steps": 50,
+                },
                 "gate": {"n": self.size.tasks, "max_new_tokens": MAX_NEW_TOKENS},
                 "redact": {"name_fields": ["label"]},
                 "drift": {"kinds": kinds, "severity": 0.5, "seed": 1} if kinds else None,
@@ -246,9 +253,11 @@ def main() -> None:
     parser.add_argument("--first-tokens", type=int, default=200_000, help="of the first student's")
     parser.add_argument("--requests", type=int, default=150, help="logged a week")
     parser.add_argument("--tasks", type=int, default=100, help="of the gate, and of each test")
+    parser.add_argument("--learning-rate", type=float, default=7e-4, help="of what goes on from a trained student")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    size = Size(options.weeks, options.tokens, options.first_tokens, options.requests, options.tasks)
+    work = (options.weeks, options.tokens, options.first_tokens, options.requests, options.tasks)
+    size = Size(*work, options.learning_rate)
     plot(Weeks(options.output, size).run(), options.output / "weeks.svg")
 
 
