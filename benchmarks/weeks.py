@@ -1,6 +1,6 @@
 """A specialist in production over weeks in which its tools drift: with the continuous pipeline, and without it.
 
-    python benchmarks/weeks.py -o runs/weeks [--weeks 6] [--tokens 80000] [--tasks 100]
+    python benchmarks/weeks.py -o runs/weeks [--weeks 6] [--tokens 60000] [--tasks 80]
 
 Week 0 makes the first student. From then on, each week: the tools may have drifted; the current model works on that
 week's requests and its episodes are logged; at the week's end the pipeline runs on the logs. In one week the logs are
@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from typing import Any
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib import rc_context
@@ -38,36 +38,44 @@ from toolenv.training.pipeline import run_pipeline
 from toolenv.training.pipeline_settings import PipelineSettings
 from toolenv.training.registry import Registry, Version
 
-FAMILIES = (
-    *("order_status", "order_total", "customer_tier", "account_status"),
-    *("stock_check", "invoice_status", "track_number", "cancel_order"),
-)
 WITHOUT_TOOLS = ("thanks", "policy_question")
-"""General data: no tool is needed for them, so no drift concerns them."""
+"""Families of the general data: no tool is needed for them, so no drift concerns them."""
 
-DRIFTS = {
-    2: ("result_field", "result_format"),
-    3: ("rename_tool",),
-    5: ("rename_argument", "required_argument"),
-}
-"""Week -> the kinds of drift that come with it, and stay."""
-
-POISONED = 4
 POISONED_SHARE = 0.8
 FIRST_LOG_SEED = 500_000
 MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much of everything: tokens of a training, requests logged a week, tasks of gate and test."""
+class Plan:
+    """What happens in the weeks, and how much of everything there is.
 
-    weeks: int
-    tokens: int
-    first_tokens: int
-    requests: int
-    tasks: int
-    learning_rate: float
+    Attributes:
+        tokens, first_tokens: of each week's training, and of the first student's.
+        requests: logged a week.
+        tasks: of the gate, and of each test.
+        drifts: week -> the kinds of drift that come with it, and stay.
+        poisoned: the week whose logs are.
+    """
+
+    weeks: int = 6
+    tokens: int = 60_000
+    first_tokens: int = 160_000
+    requests: int = 120
+    tasks: int = 80
+    learning_rate: float = 1e-3
+    families: tuple[str, ...] = (
+        *("order_status", "order_total", "customer_tier", "account_status"),
+        *("invoice_status", "track_number", "cancel_order"),
+    )
+    drifts: Mapping[int, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            2: ("result_field", "result_format"),
+            3: ("rename_tool",),
+            5: ("rename_argument", "required_argument"),
+        }
+    )
+    poisoned: int = 4
 
 
 class AnswersAtOnce:
@@ -82,8 +90,8 @@ class AnswersAtOnce:
 class Weeks:
     """The simulation in a folder."""
 
-    def __init__(self, out: Path, size: Size) -> None:
-        self.out, self.size = out, size
+    def __init__(self, out: Path, plan: Plan) -> None:
+        self.out, self.plan = out, plan
         self.scenario: Scenario = load_scenario("crm")
         self.registry = Registry(out / "registry")
 
@@ -91,7 +99,7 @@ class Weeks:
         """All weeks; one row each."""
         self._general()
         self._pipeline(0)
-        return [self._week(week) for week in range(1, self.size.weeks + 1)]
+        return [self._week(week) for week in range(1, self.plan.weeks + 1)]
 
     def _week(self, week: int) -> dict[str, Any]:
         path = self.out / f"week-{week}.json"
@@ -103,8 +111,8 @@ class Weeks:
             version = self._pipeline(week)
             row: dict[str, Any] = {
                 "week": week,
-                "drift": [] if drift is None else list(DRIFTS.get(week, ())),
-                "poisoned": week == POISONED,
+                "drift": [] if drift is None else list(self.plan.drifts.get(week, ())),
+                "poisoned": week == self.plan.poisoned,
                 "without": without,
                 "with": with_,
                 "candidate": self._success(week, version.name),
@@ -125,12 +133,12 @@ class Weeks:
         return max(name for name in promoted if int(name) <= week)
 
     def _settings(self, week: int) -> PipelineSettings:
-        kinds = [kind for since, new in DRIFTS.items() if since <= week for kind in new]
-        tokens = self.size.tokens if week else self.size.first_tokens
-        settings = PipelineSettings.model_validate(
+        kinds = [kind for since, new in self.plan.drifts.items() if since <= week for kind in new]
+        tokens = self.plan.tokens if week else self.plan.first_tokens
+        return PipelineSettings.model_validate(
             {
                 "scenario": "crm",
-                "families": ",".join(FAMILIES),
+                "families": ",".join(self.plan.families),
                 "registry": self.out / "registry",
                 "logs": [{"path": self.out / "logs" / f"week-{week}.jsonl"}] if week else [],
                 "general": [self.out / "general.jsonl"],
@@ -138,16 +146,15 @@ class Weeks:
                 "train": {
                     "epochs": 100,
                     "max_tokens": tokens,
-                    "learning_rate": self.size.learning_rate if week else 2e-3,
+                    "learning_rate": self.plan.learning_rate if week else 2e-3,
                     "threads": 1,
                     "checkpoint_steps": 50,
                 },
-                "gate": {"n": self.size.tasks, "max_new_tokens": MAX_NEW_TOKENS},
+                "gate": {"n": self.plan.tasks, "max_new_tokens": MAX_NEW_TOKENS},
                 "redact": {"name_fields": ["label"]},
                 "drift": {"kinds": kinds, "severity": 0.5, "seed": 1} if kinds else None,
             }
         )
-        return settings
 
     def _pipeline(self, week: int) -> Version:
         name = f"{week + 1:04}"
@@ -166,9 +173,9 @@ class Weeks:
         path = self.out / "logs" / f"week-{week}.jsonl"
         if path.is_file():
             return
-        first, n = FIRST_LOG_SEED + week * 10_000, self.size.requests
+        first, n = FIRST_LOG_SEED + week * 10_000, self.plan.requests
         drift = self._settings(week).tools_of_today(self.scenario)
-        poisoned = round(n * POISONED_SHARE) if week == POISONED else 0
+        poisoned = round(n * POISONED_SHARE) if week == self.plan.poisoned else 0
         policy = LanguageModelPolicy(model, max_new_tokens=MAX_NEW_TOKENS, name="specialist")
         lies = self._episodes(AnswersAtOnce(), range(first, first + poisoned), drift)
         honest = self._episodes(policy, range(first + poisoned, first + n), drift)
@@ -185,7 +192,7 @@ class Weeks:
         attempts = [Attempt(seed) for seed in seeds]
         if not attempts:
             return []
-        return list(rollout(self.scenario, policy, attempts, families=FAMILIES, batch=100, drift=drift))
+        return list(rollout(self.scenario, policy, attempts, families=self.plan.families, batch=100, drift=drift))
 
     def _success(self, week: int, version: str) -> Any:
         path = self.out / "tests" / f"week-{week}-{version}.json"
@@ -194,9 +201,9 @@ class Weeks:
             found = evaluate(
                 self.scenario,
                 LanguageModelPolicy(self.registry.model(version), max_new_tokens=MAX_NEW_TOKENS, name=version),
-                seed_start=FIRST_TEST_SEED + week * self.size.tasks,
-                n=self.size.tasks,
-                families=FAMILIES,
+                seed_start=FIRST_TEST_SEED + week * self.plan.tasks,
+                n=self.plan.tasks,
+                families=self.plan.families,
                 batch=100,
                 judge_steps=False,
                 drift=self._settings(week).tools_of_today(self.scenario),
@@ -248,17 +255,16 @@ def main() -> None:
     """Make what is missing, and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/weeks"))
-    parser.add_argument("--weeks", type=int, default=6)
-    parser.add_argument("--tokens", type=int, default=80_000, help="of each week's training")
-    parser.add_argument("--first-tokens", type=int, default=200_000, help="of the first student's")
-    parser.add_argument("--requests", type=int, default=150, help="logged a week")
-    parser.add_argument("--tasks", type=int, default=100, help="of the gate, and of each test")
-    parser.add_argument("--learning-rate", type=float, default=7e-4, help="of what goes on from a trained student")
-    options = parser.parse_args()
+    parser.add_argument("--weeks", type=int, default=Plan.weeks)
+    parser.add_argument("--tokens", type=int, default=Plan.tokens, help="of each week's training")
+    parser.add_argument("--first-tokens", type=int, default=Plan.first_tokens, help="of the first student's")
+    parser.add_argument("--requests", type=int, default=Plan.requests, help="logged a week")
+    parser.add_argument("--tasks", type=int, default=Plan.tasks, help="of the gate, and of each test")
+    parser.add_argument("--learning-rate", type=float, default=Plan.learning_rate, help="of all but the first training")
+    options = vars(parser.parse_args())
+    out = options.pop("output")
     torch.set_num_threads(1)
-    work = (options.weeks, options.tokens, options.first_tokens, options.requests, options.tasks)
-    size = Size(*work, options.learning_rate)
-    plot(Weeks(options.output, size).run(), options.output / "weeks.svg")
+    plot(Weeks(out, Plan(**options)).run(), out / "weeks.svg")
 
 
 if __name__ == "__main__":
