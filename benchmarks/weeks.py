@@ -1,6 +1,6 @@
 """A specialist in production over weeks in which its tools drift: with the continuous pipeline, and without it.
 
-    python benchmarks/weeks.py -o runs/weeks [--weeks 6] [--tokens 60000] [--tasks 80]
+    python benchmarks/weeks.py -o runs/weeks [--weeks 6] [--tokens 50000] [--tasks 80]
 
 Week 0 makes the first student. From then on, each week: the tools may have drifted; the current model works on that
 week's requests and its episodes are logged; at the week's end the pipeline runs on the logs. In one week the logs are
@@ -42,6 +42,7 @@ WITHOUT_TOOLS = ("thanks", "policy_question")
 """Families of the general data: no tool is needed for them, so no drift concerns them."""
 
 POISONED_SHARE = 0.8
+GATE_BOUND = 0.1  # with few tasks the interval of an equal candidate is wide
 FIRST_LOG_SEED = 500_000
 MAX_NEW_TOKENS = 64
 
@@ -59,15 +60,12 @@ class Plan:
     """
 
     weeks: int = 6
-    tokens: int = 60_000
-    first_tokens: int = 160_000
-    requests: int = 120
+    tokens: int = 50_000
+    first_tokens: int = 100_000
+    requests: int = 80
     tasks: int = 80
     learning_rate: float = 1e-3
-    families: tuple[str, ...] = (
-        *("order_status", "order_total", "customer_tier", "account_status"),
-        *("invoice_status", "track_number", "cancel_order"),
-    )
+    families: tuple[str, ...] = ("order_status", "customer_tier", "account_status", "track_number", "cancel_order")
     drifts: Mapping[int, tuple[str, ...]] = field(
         default_factory=lambda: {
             2: ("result_field", "result_format"),
@@ -150,7 +148,7 @@ class Weeks:
                     "threads": 1,
                     "checkpoint_steps": 50,
                 },
-                "gate": {"n": self.plan.tasks, "max_new_tokens": MAX_NEW_TOKENS},
+                "gate": {"n": self.plan.tasks, "bound": GATE_BOUND, "max_new_tokens": MAX_NEW_TOKENS},
                 "redact": {"name_fields": ["label"]},
                 "drift": {"kinds": kinds, "severity": 0.5, "seed": 1} if kinds else None,
             }
