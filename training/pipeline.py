@@ -88,6 +88,9 @@ def next_stage(registry: Registry, version: str) -> str:
     return next((stage for stage in STAGES[:-1] if not (folder / _MARKS[stage]).exists()), "promote")
 
 
+_TOLD = 20
+"""Problems that a version's file repeats; `ingest.json` has all."""
+
 _MARKS = {
     "ingest": "ingested",
     "redact": "redacted",
@@ -288,7 +291,12 @@ class _Run:
                 "model": _digest_of_weights(self.registry.model(self.name)),
             },
             counts={
-                "ingest": {"episodes": ingested.episodes, "files": len(ingested.files), "problems": ingested.problems},
+                "ingest": {
+                    "episodes": ingested.episodes,
+                    "files": len(ingested.files),
+                    "unread": len(ingested.problems),
+                    "problems": ingested.problems[:_TOLD],
+                },
                 "redact": _json(self.folder / "redacted" / "redact.json"),
                 "filter": _json(self.folder / "filtered" / "filter.json"),
                 "mix": mix["parts"],

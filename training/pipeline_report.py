@@ -25,7 +25,7 @@ def _lines(version: Version, gate: GateReport) -> Iterator[str]:
         yield f"| {name} | {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}] | {metric.n} |"
     ingested, filtered = counts["ingest"], counts["filter"]
     yield from ("", "## Logs", "")
-    yield f"{ingested['episodes']} episodes of {ingested['files']} files; not read: {len(ingested['problems'])}."
+    yield f"{ingested['episodes']} episodes of {ingested['files']} files; not read: {ingested['unread']}."
     yield f"Kept {filtered['kept']}, quarantined {filtered['quarantined']}."
     yield from ("", *(f"- quarantined by {name}: {n}" for name, n in filtered["quarantined_by"].items()))
     yield from (f"- replaced: {n} {kind}" for kind, n in counts["redact"]["counts"].items() if kind != "changed")

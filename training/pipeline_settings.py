@@ -104,16 +104,17 @@ class PipelineSettings(BaseModel):
 
     def beside(self, folder: Path) -> PipelineSettings:
         """The settings with paths relative to a folder."""
-        paths = {
+        paths: dict[str, object] = {
             "registry": folder / self.registry,
             "logs": tuple(source.model_copy(update={"path": folder / source.path}) for source in self.logs),
             "general": tuple(folder / path for path in self.general),
         }
         if self.redact.key is not None:
             paths["redact"] = self.redact.model_copy(update={"key": folder / self.redact.key})
-        for name in ("scenario", "model"):
-            if (named := folder / getattr(self, name)).exists():
-                paths[name] = str(named)
+        if (scenario := folder / self.scenario).is_file():
+            paths["scenario"] = str(scenario)
+        if (model := folder / self.model).is_dir():
+            paths["model"] = str(model)
         return self.model_copy(update=paths)
 
     @property
