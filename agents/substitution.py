@@ -93,7 +93,8 @@ def _alternatives(found: Found, parts: Iterable[str]) -> Iterator[str]:
 
 
 def _phone_pattern(national: str, country: str) -> str:
-    code = rf"(?:(?:\+|00)?{country}{_SEPARATOR}(?:\(0\){_SEPARATOR})?|0)?" if country else r"\+?0?"
+    written = _SEPARATOR.join(country)  # whoever wrote it may have split it elsewhere: +25 263 is +252 63
+    code = rf"(?:(?:\+|00)?{written}{_SEPARATOR}(?:\(0\){_SEPARATOR})?|0)?" if country else r"\+?0?"
     return code + _SEPARATOR.join(national)
 
 

@@ -1,6 +1,6 @@
 """A specialist in production over weeks in which its tools drift: with the continuous pipeline, and without it.
 
-    python benchmarks/weeks.py -o runs/weeks [--weeks 6] [--tokens 50000] [--tasks 80]
+    python benchmarks/weeks.py -o runs/weeks [--weeks 6] [--tokens 80000] [--tasks 80]
 
 Week 0 makes the first student. From then on, each week: the tools may have drifted; the current model works on that
 week's requests and its episodes are logged; at the week's end the pipeline runs on the logs. In one week the logs are
@@ -60,8 +60,8 @@ class Plan:
     """
 
     weeks: int = 6
-    tokens: int = 50_000
-    first_tokens: int = 100_000
+    tokens: int = 80_000
+    first_tokens: int = 250_000
     requests: int = 80
     tasks: int = 80
     learning_rate: float = 1e-3

@@ -109,6 +109,11 @@ def test_a_number_without_a_country_is_found_in_its_region():
     assert "555-0142" not in Redactor(KEY, region="US").redact(log)[0].instruction
 
 
+def test_a_country_code_that_is_split_where_it_does_not_end():
+    log = record("hello", ("get_customer", {}, {"phone": "+25 263 403799"}))
+    assert "403799" not in told(Redactor(KEY).redact(log)[0])
+
+
 def test_results_that_are_no_json_and_escaped_letters():
     log = record(
         "x",

@@ -36,9 +36,9 @@ def logs(crm, tmp_path_factory):
     return path
 
 
-def mixed(crm, out, paths, *, general=(), seed=0, number=1, drift=None, **settings):
+def mixed(crm, out, paths, *, others=(), seed=0, number=1, drift=None, **settings):
     return write_mix(
-        *(crm, paths, general, out, MixSettings(**settings)),
+        *(crm, paths, others, out, MixSettings(**settings)),
         tokens=tokens,
         families=FAMILIES,
         seed=seed,
