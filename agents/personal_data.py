@@ -89,21 +89,16 @@ class Finder:
 
     def _find_in_text(self, text: str, found: Found) -> None:
         from phonenumbers import Leniency, PhoneNumberMatcher, national_significant_number
-        from stdnum import luhn
 
         if "@" in text:
             found.mails.update(mail for match in _MAIL.finditer(text) if (mail := _mail(match[0])))
         if len(digits_of(text)) < _SHORTEST_PHONE:
             return
-        for match in _CARD.finditer(text):
-            if len(digits := digits_of(match[0])) <= 19 and luhn.is_valid(digits):
-                found.cards.add(digits)
+        text = _CARD.sub(lambda match: "#" if _take_card(match[0], found) else match[0], text)
         # A number with its country code is taken if it is possible; without one it must be valid in the region.
         for region, leniency in ((None, Leniency.POSSIBLE), (self._region, Leniency.VALID)):
             for phone in PhoneNumberMatcher(text, region, leniency=leniency):
-                national = national_significant_number(phone.number)
-                if not any(national in card for card in found.cards):
-                    found.phones[national] = str(phone.number.country_code)
+                found.phones[national_significant_number(phone.number)] = str(phone.number.country_code)
 
     def _find_in_fields(self, value: Json, tool: str, name: str, persons: bool, found: Found) -> None:
         """What stands in fields: names, and phone numbers in whatever form."""
@@ -168,6 +163,17 @@ def parsed_observation(observation: str) -> Json:
         return json.loads(observation)
     except (orjson.JSONDecodeError, ValueError, RecursionError):
         return None
+
+
+def _take_card(text: str, found: Found) -> bool:
+    """Whether the text is a card number; then it is kept."""
+    from stdnum import luhn
+
+    digits = digits_of(text)
+    if len(digits) > 19 or not luhn.is_valid(digits):
+        return False
+    found.cards.add(digits)
+    return True
 
 
 def _mail(candidate: str) -> str | None:
