@@ -57,7 +57,8 @@ class Pseudonyms:
 
         for attempt in count():
             body = self._digits("card", digits, 1, (), attempt)[:-1]
-            if (found := body + luhn.calc_check_digit(body)) != digits and found not in avoid:
+            found: str = body + luhn.calc_check_digit(body)
+            if found != digits and found not in avoid:
                 return found
         raise AssertionError
 

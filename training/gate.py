@@ -97,7 +97,8 @@ class GateReport:
     @classmethod
     def read(cls, path: Path) -> GateReport:
         """What `to_json` wrote into a file. Raises RecordError."""
-        return read_record(path, cls)
+        report: GateReport = read_record(path, cls)
+        return report
 
 
 def run_gate(
