@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -71,8 +71,10 @@ def lost_families(scenario: Scenario, drift: DriftedToolbox) -> dict[str, bool]:
     return lost
 
 
-def _broken(steps: Sequence[Step], removed: Container[str]) -> list[Step]:
+def _broken(steps: Sequence[Step], removed: set[str]) -> list[Step]:
     """The steps that none of their tools is left for."""
     return [
-        step for step in steps if step.call is not None and all(option.call in removed for option in (step, *step.or_))
+        step
+        for step in steps
+        if step.call is not None and removed.issuperset({step.call, *(option.call for option in step.or_)})
     ]

@@ -10,8 +10,8 @@ Evidence, the surest first:
 - results: of what can not be carried out, results by their shape (`ResultShapes`), with episodes of the scenario's
   oracle as the reference of today, if there is a scenario.
 
-"Before" in a change is the logged form and "after" today's; of results that are only looked at in their order, without a
-reference, the earlier and the later. A record has no clock, so "since" is the first record that shows a change.
+"Before" in a change is the logged form and "after" today's; of results that are only looked at in their order, without
+a reference, the earlier and the later. A record has no clock, so "since" is the first record that shows a change.
 
 What this omits: tools that no record calls and no spec declares; and, without a scenario, results that were other ones
 from the first record on.
@@ -19,7 +19,7 @@ from the first record on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -203,7 +203,7 @@ class _Check:
     def infer(self) -> None:
         """Find what specs and calls show, and with it how a logged call is made today."""
         if self.declared is not None:
-            self._declared = [found for found in spec_changes(self.declared.specs, self.today.specs)]
+            self._declared = spec_changes(self.declared.specs, self.today.specs)
         for found in self._declared:
             change = found.change
             if change.kind is Kind.RENAME_TOOL:
@@ -318,7 +318,7 @@ class _Check:
     def _of_results(self) -> Iterator[Finding]:
         groups: dict[tuple[Any, ...], list[Cut]] = {}
         for cut in self._shapes.cuts():
-            if cut.seen.last > 0 and (cut.seen.first > 0):
+            if cut.seen.first > 0:
                 groups.setdefault(cut.found, []).append(cut)
         for (kind, field, before, after), cuts in groups.items():
             if (sure := 1 - prod(cut.chance for cut in cuts)) < _LEAST_SURE:

@@ -1,7 +1,7 @@
-"""How tools are called in logs: which names and arguments were accepted, which were refused, and from when to when.
+"""How tools are called in logs: which names and arguments were accepted, which were refused, and in which records.
 
-From the use alone follow renamed tools and arguments, other types, arguments that are new or gone: what an accepted call
-holds its schema allowed. What a schema says besides (descriptions, arguments that nobody passed) can not be seen so.
+From the use alone follow renamed tools and arguments, other types, arguments that are new or gone: what an accepted
+call holds its schema allowed. What a schema says besides (descriptions, arguments nobody passed) can not be seen so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from jsonschema import Draft202012Validator
 
 from toolenv.agents.lens import Lens, fitted
 from toolenv.agents.trajectory import Step, Trajectory
@@ -203,8 +204,6 @@ def _fits(logged: str, values: list[Json], name: str, schema: Mapping[str, Any])
 
 
 def _allows(value: Json, schema: Mapping[str, Any], types: frozenset[str]) -> bool:
-    from jsonschema import Draft202012Validator
-
     return not types or bool(Draft202012Validator(dict(schema)).is_valid(value))
 
 
@@ -231,8 +230,8 @@ def _argument_changes(logged: str, use: ToolUse, today: Toolbox, lens: Lens) -> 
     renamed = {other: old for old, other in new_names.items()}
     for old in unknown:
         if old not in new_names:
-            types = {"type": sorted(use.arguments[old])}
-            yield Sighted(Change(Kind.REMOVED_ARGUMENT, logged, old, before=types), 1.0, use.passing(old))
+            was = {"type": sorted(use.arguments[old])}
+            yield Sighted(Change(Kind.REMOVED_ARGUMENT, logged, old, before=was), 1.0, use.passing(old))
     for other in required:
         ways = {other, renamed.get(other, other)}
         lacking = use.where(ways.isdisjoint)
