@@ -38,7 +38,7 @@ from toolenv.agents.records import read_trajectories
 from toolenv.agents.result_changes import as_change
 from toolenv.agents.result_shapes import Cut, ResultShapes
 from toolenv.agents.rollout import Attempt, rollout
-from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.trajectory import ELSEWHERE, Trajectory
 from toolenv.envs.actions import Call
 from toolenv.scenarios.loading import Scenario
 from toolenv.tools.drift import EVERY, Change, DriftedToolbox, Kind
@@ -85,7 +85,7 @@ class DriftReport:
     Attributes:
         executed: of the records, how many were carried out again.
         today: version of today's toolbox.
-        versions: version that records name -> the first record, the last, and how many; "" in logs from elsewhere.
+        versions: version that records name -> the first record, the last, and how many; "" where it can not be compared.
     """
 
     schema_version: int
@@ -195,8 +195,10 @@ class _Check:
     def read(self, trajectory: Trajectory) -> None:
         self.ids.append(trajectory.id)
         number = len(self.ids)
-        self.versions.setdefault(trajectory.toolbox_version, Seen()).add(number)
-        for tool, version in trajectory.tool_versions.items():
+        # Versions of tools that are known from a log alone are of another kind than those of tools that run.
+        comparable = self.scenario is not None and trajectory.scenario != ELSEWHERE
+        self.versions.setdefault(trajectory.toolbox_version if comparable else "", Seen()).add(number)
+        for tool, version in trajectory.tool_versions.items() if comparable else ():
             self._tool_versions.setdefault((tool, version), Seen()).add(number)
         self.use.add(number, trajectory)
 
