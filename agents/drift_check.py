@@ -85,7 +85,7 @@ class DriftReport:
     Attributes:
         executed: of the records, how many were carried out again.
         today: version of today's toolbox.
-        versions: version that records name -> the first record, the last, and how many; "" where it can not be compared.
+        versions: version that records name -> the first record, the last, and how many; "" where none can be compared.
     """
 
     schema_version: int
