@@ -348,18 +348,17 @@ def distill(
     quiet: Quiet = False,
 ) -> None:
     """The whole path: data, SAD, SCoRe, SWiRL, evaluation. The same command goes on where it was interrupted."""
+    from toolenv.demo import distil, tell
     from toolenv.scenarios.loading import load_scenario
     from toolenv.training.distill import DistillSettings
-    from toolenv.training.distill import distill as run
-    from toolenv.training.evaluation_tables import render_table
 
     settings = DistillSettings() if config is None else DistillSettings.read(config)
-    result = run(load_scenario(scenario), output, settings, notify=_teller(quiet or as_json))
+    loaded = load_scenario(scenario)
+    result = distil(loaded, output, settings, hidden=quiet or as_json)
     if as_json:
         print_json(result.evaluations)
     else:
-        render_table(result.evaluations, out)
-        out.print(f"specialist in {output / 'student'}", highlight=False, markup=False)
+        tell(loaded, result, output, out)
 
 
 def _teller(hidden: bool) -> Callable[[str], None]:

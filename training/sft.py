@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 BASE_MODELS = ("toolenv-tiny", "toolenv-small")
 
+OnStep = Callable[[int, int, float], None]
+"""Is told of a run: step, steps in all, loss."""
+
 
 class LoraSettings(BaseModel):
     """LoRA: train low-rank additions to the weights instead of the weights."""
@@ -94,13 +97,13 @@ def train_sft(
     out: str | Path,
     settings: SFTSettings | None = None,
     *,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a model on trajectories; the folder `out` is then a student for `LanguageModelPolicy`.
 
     Args:
         trajectories: all are trained on; filter them first.
-        on_step: called with (step, steps in all, loss) at every log.
+        on_step: called at every log.
 
     Returns:
         A summary: examples, tokens, steps, first and last loss, versions of the tools that the data call; seconds and
@@ -248,7 +251,7 @@ def make_trainer(
     batches: list[list[Example]],
     out: Path,
     settings: SFTSettings,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> SADTrainer:
     """A trainer that goes through the batches once, in their order."""
     from datasets import Dataset
