@@ -32,7 +32,7 @@ from toolenv.agents.drift import behind_drift
 from toolenv.agents.drift_execution import Execution
 from toolenv.agents.lens import Lens
 from toolenv.agents.logged_tools import logged_toolbox
-from toolenv.agents.logged_use import LoggedUse, Seen, Sighted, content_of, error_of, use_changes
+from toolenv.agents.logged_use import ERROR_SAYS, LoggedUse, Seen, Sighted, content_of, error_of, use_changes
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.records import read_trajectories
 from toolenv.agents.result_changes import as_change
@@ -236,7 +236,7 @@ class _Check:
             content, tool = content_of(step), self.lens.tool(action.name)
             if (error := error_of(content)) is None:
                 self._shapes.add(number, tool, content)
-            elif isinstance(text := next((error[n] for n in error if n not in _SAYS), None), str):
+            elif isinstance(text := next((error[n] for n in error if n not in ERROR_SAYS), None), str):
                 self._shapes.add_error(number, f"{error.get('type')} {error.get('rule', '')}", tool, text)
 
     def _numbered_reference(self) -> Iterator[tuple[int, Trajectory]]:
@@ -355,9 +355,6 @@ class _Check:
             until=seen.last if seen.count else None,
             record=None if first is None else self.ids[first - 1],
         )
-
-
-_SAYS: Final = ("type", "field", "rule")
 
 
 def _order(finding: Finding) -> tuple[Any, ...]:

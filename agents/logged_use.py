@@ -22,6 +22,8 @@ from toolenv.tools.errors import AGENT_ERRORS, INVALID_CALLS, InvalidArguments, 
 from toolenv.tools.spec_changes import ALIKE, best_pairs, likeness, type_of, types_of
 from toolenv.tools.toolbox import Toolbox
 
+ERROR_SAYS: Final = ("type", "field", "rule")
+"""What an error says besides its text."""
 _SAMPLES: Final = 8
 _FREE: Final = frozenset({"type", "anyOf", "default", "minLength", "maxLength"})
 _WORDS: Final = frozenset({"description", "title"})
@@ -113,7 +115,7 @@ class LoggedUse:
             if (error := error_of(content)) is None or error.get("type") in _WELL_FORMED:
                 use.accept(record, action.arguments, content if error is None else None)
             else:
-                key = tuple(str(error.get(name, "")) for name in ("type", "field", "rule"))
+                key = tuple(str(error.get(name, "")) for name in ERROR_SAYS)
                 use.refused.setdefault(key, Seen()).add(record)  # type: ignore[arg-type]  # three of them
 
     def of(self, tool: str) -> ToolUse:

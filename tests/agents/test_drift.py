@@ -126,6 +126,11 @@ def test_a_policy_sees_the_drifted_form_and_the_grader_the_tools_own(seed: int) 
     assert plain.grade["seen"] is other.grade["seen"] is True
 
 
+def test_a_mentor_is_refused() -> None:
+    with pytest.raises(ValueError, match="it can not act where they have drifted"):
+        behind_drift(make_policy("mentored:2:random"))
+
+
 def test_a_drift_of_another_toolbox_is_refused() -> None:
     other = load_scenario("database").toolbox
     with pytest.raises(ValueError, match="the drift is of a toolbox of version"):
