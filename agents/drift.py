@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from toolenv.agents.cascade import CascadePolicy
 from toolenv.agents.faulty import FaultyPolicy
+from toolenv.agents.mentor import MentoredPolicy
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Decision, Episode, Policy
 from toolenv.agents.teacher import TeacherPolicy
@@ -38,8 +40,18 @@ class TranslatedPolicy:
 
 
 def behind_drift(policy: Policy) -> Policy:
-    """The policy as it acts where tools have drifted: a teacher is translated, a student must cope."""
-    return TranslatedPolicy(policy) if isinstance(policy, _TEACHERS) else policy
+    """The policy as it acts where tools have drifted: a teacher is translated, a student must cope.
+
+    Raises:
+        ValueError: a teacher within it would act in a student's episode, whose tools it does not know.
+    """
+    if isinstance(policy, _TEACHERS):
+        return TranslatedPolicy(policy)
+    if isinstance(policy, MentoredPolicy) or (
+        isinstance(policy, CascadePolicy) and isinstance(policy.frontier, _TEACHERS)
+    ):
+        raise ValueError(f"{policy.name} follows the plan's own tools, so it can not act where they have drifted")
+    return policy
 
 
 def _drifted(episode: Episode) -> DriftedToolEnv:
@@ -71,8 +83,10 @@ def lost_families(scenario: Scenario, drift: DriftedToolbox) -> dict[str, bool]:
     return lost
 
 
-def _broken(steps: Sequence[Step], removed: Container[str]) -> list[Step]:
+def _broken(steps: Sequence[Step], removed: set[str]) -> list[Step]:
     """The steps that none of their tools is left for."""
     return [
-        step for step in steps if step.call is not None and all(option.call in removed for option in (step, *step.or_))
+        step
+        for step in steps
+        if step.call is not None and removed.issuperset({step.call, *(option.call for option in step.or_)})
     ]

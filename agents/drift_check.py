@@ -10,8 +10,8 @@ Evidence, the surest first:
 - results: of what can not be carried out, results by their shape (`ResultShapes`), with episodes of the scenario's
   oracle as the reference of today, if there is a scenario.
 
-"Before" in a change is the logged form and "after" today's; of results that are only looked at in their order, without a
-reference, the earlier and the later. A record has no clock, so "since" is the first record that shows a change.
+"Before" in a change is the logged form and "after" today's; of results that are only looked at in their order, without
+a reference, the earlier and the later. A record has no clock, so "since" is the first record that shows a change.
 
 What this omits: tools that no record calls and no spec declares; and, without a scenario, results that were other ones
 from the first record on.
@@ -19,7 +19,7 @@ from the first record on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -32,13 +32,13 @@ from toolenv.agents.drift import behind_drift
 from toolenv.agents.drift_execution import Execution
 from toolenv.agents.lens import Lens
 from toolenv.agents.logged_tools import logged_toolbox
-from toolenv.agents.logged_use import LoggedUse, Seen, Sighted, content_of, error_of, use_changes
+from toolenv.agents.logged_use import ERROR_SAYS, LoggedUse, Seen, Sighted, content_of, error_of, use_changes
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.records import read_trajectories
 from toolenv.agents.result_changes import as_change
 from toolenv.agents.result_shapes import Cut, ResultShapes
 from toolenv.agents.rollout import Attempt, rollout
-from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.trajectory import ELSEWHERE, Trajectory
 from toolenv.envs.actions import Call
 from toolenv.scenarios.loading import Scenario
 from toolenv.tools.drift import EVERY, Change, DriftedToolbox, Kind
@@ -85,7 +85,7 @@ class DriftReport:
     Attributes:
         executed: of the records, how many were carried out again.
         today: version of today's toolbox.
-        versions: version that records name -> the first record, the last, and how many; "" in logs from elsewhere.
+        versions: version that records name -> the first record, the last, and how many; "" where none can be compared.
     """
 
     schema_version: int
@@ -195,15 +195,17 @@ class _Check:
     def read(self, trajectory: Trajectory) -> None:
         self.ids.append(trajectory.id)
         number = len(self.ids)
-        self.versions.setdefault(trajectory.toolbox_version, Seen()).add(number)
-        for tool, version in trajectory.tool_versions.items():
+        # Versions of tools that are known from a log alone are of another kind than those of tools that run.
+        comparable = self.scenario is not None and trajectory.scenario != ELSEWHERE
+        self.versions.setdefault(trajectory.toolbox_version if comparable else "", Seen()).add(number)
+        for tool, version in trajectory.tool_versions.items() if comparable else ():
             self._tool_versions.setdefault((tool, version), Seen()).add(number)
         self.use.add(number, trajectory)
 
     def infer(self) -> None:
         """Find what specs and calls show, and with it how a logged call is made today."""
         if self.declared is not None:
-            self._declared = [found for found in spec_changes(self.declared.specs, self.today.specs)]
+            self._declared = spec_changes(self.declared.specs, self.today.specs)
         for found in self._declared:
             change = found.change
             if change.kind is Kind.RENAME_TOOL:
@@ -234,7 +236,7 @@ class _Check:
             content, tool = content_of(step), self.lens.tool(action.name)
             if (error := error_of(content)) is None:
                 self._shapes.add(number, tool, content)
-            elif isinstance(text := next((error[n] for n in error if n not in _SAYS), None), str):
+            elif isinstance(text := next((error[n] for n in error if n not in ERROR_SAYS), None), str):
                 self._shapes.add_error(number, f"{error.get('type')} {error.get('rule', '')}", tool, text)
 
     def _numbered_reference(self) -> Iterator[tuple[int, Trajectory]]:
@@ -318,7 +320,7 @@ class _Check:
     def _of_results(self) -> Iterator[Finding]:
         groups: dict[tuple[Any, ...], list[Cut]] = {}
         for cut in self._shapes.cuts():
-            if cut.seen.last > 0 and (cut.seen.first > 0):
+            if cut.seen.first > 0:
                 groups.setdefault(cut.found, []).append(cut)
         for (kind, field, before, after), cuts in groups.items():
             if (sure := 1 - prod(cut.chance for cut in cuts)) < _LEAST_SURE:
@@ -353,9 +355,6 @@ class _Check:
             until=seen.last if seen.count else None,
             record=None if first is None else self.ids[first - 1],
         )
-
-
-_SAYS: Final = ("type", "field", "rule")
 
 
 def _order(finding: Finding) -> tuple[Any, ...]:

@@ -22,7 +22,6 @@ from toolenv.tools.errors import INVALID_CALLS, InvalidArguments, ScenarioError
 from toolenv.tools.toolbox import Toolbox
 
 _SHOWN: Final = 120
-_SAYS: Final = ("type", "field", "rule")
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-
 from typing import Any, Final
 
 from toolenv.envs.actions import Call

@@ -1,7 +1,7 @@
-"""How tools are called in logs: which names and arguments were accepted, which were refused, and from when to when.
+"""How tools are called in logs: which names and arguments were accepted, which were refused, and in which records.
 
-From the use alone follow renamed tools and arguments, other types, arguments that are new or gone: what an accepted call
-holds its schema allowed. What a schema says besides (descriptions, arguments that nobody passed) can not be seen so.
+From the use alone follow renamed tools and arguments, other types, arguments that are new or gone: what an accepted
+call holds its schema allowed. What a schema says besides (descriptions, arguments nobody passed) can not be seen so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from jsonschema import Draft202012Validator
 
 from toolenv.agents.lens import Lens, fitted
 from toolenv.agents.trajectory import Step, Trajectory
@@ -21,6 +22,8 @@ from toolenv.tools.errors import AGENT_ERRORS, INVALID_CALLS, InvalidArguments, 
 from toolenv.tools.spec_changes import ALIKE, best_pairs, likeness, type_of, types_of
 from toolenv.tools.toolbox import Toolbox
 
+ERROR_SAYS: Final = ("type", "field", "rule")
+"""What an error says besides its text."""
 _SAMPLES: Final = 8
 _FREE: Final = frozenset({"type", "anyOf", "default", "minLength", "maxLength"})
 _WORDS: Final = frozenset({"description", "title"})
@@ -112,7 +115,7 @@ class LoggedUse:
             if (error := error_of(content)) is None or error.get("type") in _WELL_FORMED:
                 use.accept(record, action.arguments, content if error is None else None)
             else:
-                key = tuple(str(error.get(name, "")) for name in ("type", "field", "rule"))
+                key = tuple(str(error.get(name, "")) for name in ERROR_SAYS)
                 use.refused.setdefault(key, Seen()).add(record)  # type: ignore[arg-type]  # three of them
 
     def of(self, tool: str) -> ToolUse:
@@ -203,8 +206,6 @@ def _fits(logged: str, values: list[Json], name: str, schema: Mapping[str, Any])
 
 
 def _allows(value: Json, schema: Mapping[str, Any], types: frozenset[str]) -> bool:
-    from jsonschema import Draft202012Validator
-
     return not types or bool(Draft202012Validator(dict(schema)).is_valid(value))
 
 
@@ -231,8 +232,8 @@ def _argument_changes(logged: str, use: ToolUse, today: Toolbox, lens: Lens) -> 
     renamed = {other: old for old, other in new_names.items()}
     for old in unknown:
         if old not in new_names:
-            types = {"type": sorted(use.arguments[old])}
-            yield Sighted(Change(Kind.REMOVED_ARGUMENT, logged, old, before=types), 1.0, use.passing(old))
+            was = {"type": sorted(use.arguments[old])}
+            yield Sighted(Change(Kind.REMOVED_ARGUMENT, logged, old, before=was), 1.0, use.passing(old))
     for other in required:
         ways = {other, renamed.get(other, other)}
         lacking = use.where(ways.isdisjoint)

@@ -11,10 +11,10 @@ A reference (results of the tools as they are today) stands before the log, in r
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from toolenv.agents.logged_use import Seen
@@ -132,8 +132,8 @@ class ResultShapes:
                 continue
             counts = [sum(message.kind in kinds for message in part) for part in (earlier, later)]
             was, seen = (_seen(message.record for message in part) for part in (earlier, later))
-            shown = ["{}".join(frame) for frame in frames]
-            yield Cut((Kind.ERROR_TEXT, "", *shown), "", 1 / math.comb(sum(counts), counts[0]), seen, was)
+            first, second = ("{}".join(frame) for frame in frames)
+            yield Cut((Kind.ERROR_TEXT, "", first, second), "", 1 / math.comb(sum(counts), counts[0]), seen, was)
 
 
 def _renamed(tool: str, places: dict[str, _Place], count: int) -> Iterator[Cut]:
@@ -156,7 +156,7 @@ def _renamed(tool: str, places: dict[str, _Place], count: int) -> Iterator[Cut]:
 def _reformatted(tool: str, name: str, place: _Place) -> Iterator[Cut]:
     """Forms of one field's values of which one ends where another begins."""
     forms = sorted(place.forms.items(), key=lambda item: item[1].first)
-    for (was, before), (now, after) in zip(forms, forms[1:], strict=False):
+    for (was, before), (now, after) in pairwise(forms):
         kinds = was.partition(" ")[0], now.partition(" ")[0]
         if before.last >= after.first or "text" in kinds:
             continue
@@ -189,11 +189,19 @@ def _frames(texts: Sequence[str]) -> list[Frame]:
     frames = []
     begin = end = None
     for text in texts:
-        begin = text if begin is None else os.path.commonprefix([begin, text])
-        end = text[::-1] if end is None else os.path.commonprefix([end, text[::-1]])
+        begin = text if begin is None else _common(begin, text)
+        end = text[::-1] if end is None else _common(end, text[::-1])
         tail = end[: max(0, len(text) - len(begin))][::-1]
         frames.append((begin if len(begin) >= _SHORTEST_FRAME else "", tail if len(tail) >= _SHORTEST_FRAME else ""))
     return frames
+
+
+def _common(a: str, b: str) -> str:
+    """What both texts begin with."""
+    for index, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return a[:index]
+    return min(a, b, key=len)
 
 
 def _stands(messages: Iterable[_Message], frame: Frame) -> bool:

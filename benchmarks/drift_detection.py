@@ -104,10 +104,12 @@ def shown_first(log: list[Trajectory], begins: int, key: Key, declared: bool) ->
                 marks = {"money": ' EUR"', "date": "20"}
                 if step.error is None and marks[field] in step.observation and _formatted(step.observation, field):
                     return number
+            elif action.name != tool or step.error in INVALID_CALLS:
+                continue
             elif (
-                action.name == tool
-                and step.error not in INVALID_CALLS
-                and (kind is Kind.RENAME_TOOL or field in action.arguments)
+                kind is Kind.RENAME_TOOL
+                or action.arguments.get(field) is not None
+                or (kind is Kind.RENAME_ARGUMENT and field in action.arguments)
             ):
                 return number
     return None

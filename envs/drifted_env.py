@@ -18,9 +18,9 @@ from toolenv.tools.drift import DriftedToolbox, Kind
 class DriftedToolEnv(ToolEnv):
     """`ToolEnv` whose agent calls, and is shown, the tools of a drifted toolbox.
 
-    Messages, schemas and the action space are those of the drifted tools; the original ones carry the calls out, and the
-    grader reads their results. So a task is graded as ever, and the same actions replay to the same bytes. A record
-    names the drifted toolbox's version.
+    Messages, schemas and the action space are those of the drifted tools; the original ones carry the calls out, and
+    the grader reads their results. So a task is graded as ever, and the same actions replay to the same bytes. A
+    record names the drifted toolbox's version.
 
     Args:
         drift: of the scenario's toolbox.

@@ -32,7 +32,7 @@ from toolenv.console import (
     scenario_named,
 )
 from toolenv.drift_commands import DRIFTS, drift_app
-from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
+from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, keep, measure, render_details
 from toolenv.pipeline_commands import pipeline_app
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
@@ -359,7 +359,7 @@ def evaluate(
 
     def measured_under(spec: DriftSpec, under: DriftedToolbox) -> Evaluation:
         evaluation = measured(under, beside(trajectories, spec))
-        _keep(evaluation, beside(output, spec))
+        keep(evaluation.to_json(), beside(output, spec))
         return evaluation
 
     def beside(file: Path | None, spec: DriftSpec) -> Path | None:
@@ -367,7 +367,7 @@ def evaluate(
 
     with progress_bar("evaluating", n * trials * (1 + len(drifts)), quiet or as_json) as advance:
         evaluation = measured(kept=trajectories)
-        _keep(evaluation, output)
+        keep(evaluation.to_json(), output)
         gaps = drift_gaps(evaluation, loaded, drifts, drift_seed, measured_under)
     if as_json:
         print_json(gaps_json(evaluation, gaps) if drifts else evaluation.to_json())
@@ -377,16 +377,6 @@ def evaluate(
     if gaps:
         out.print()
         render_gaps(gaps, out)
-
-
-def _keep(evaluation: Evaluation, file: Path | None) -> None:
-    from toolenv.agents.records import whole_file
-
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as stream:
-        stream.write(evaluation.to_json() + b"\n")
 
 
 @base_app.command("build", epilog="Example: toolenv base-model build small")

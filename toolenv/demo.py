@@ -13,7 +13,7 @@ from toolenv.training.distill import SPECIALIST, Distillation, DistillSettings, 
 from toolenv.training.evaluation_tables import render_evaluation, render_table
 
 THREAD = {"threads": 1}  # best for models of a few million parameters
-RL = {"steps": 8, "max_new_tokens": 64, **THREAD}
+RL = {"steps": 4, "groups": 12, "max_new_tokens": 64, **THREAD}
 SWIRL = {"filter": "until-error", "error_share": 0.5}
 
 
@@ -22,7 +22,7 @@ def _short(tasks: int, mentored: int, evaluated: int, cold: int, tokens: int) ->
         "tasks": tasks,
         "mentored_tasks": mentored,
         "evaluated": evaluated,
-        "evaluated_between": max(1, evaluated // 3),
+        "evaluated_between": max(1, evaluated // 6),
         "evaluated_base": max(1, evaluated // 10),
         "sad": {"max_tokens": cold, "epochs": 100, **THREAD},
         "score": {"sft": {"max_tokens": tokens, "epochs": 100, **THREAD}, "policy_gradient": RL},
@@ -31,8 +31,8 @@ def _short(tasks: int, mentored: int, evaluated: int, cold: int, tokens: int) ->
     return DistillSettings.model_validate(short)
 
 
-FULL = _short(tasks=6_000, mentored=1_200, evaluated=300, cold=350_000, tokens=1_000_000)
-QUICK = _short(tasks=600, mentored=100, evaluated=40, cold=40_000, tokens=80_000)
+FULL = _short(tasks=5_000, mentored=400, evaluated=300, cold=200_000, tokens=1_200_000)
+QUICK = _short(tasks=500, mentored=80, evaluated=40, cold=30_000, tokens=70_000)
 
 
 def demo(output: Path, *, settings: DistillSettings = FULL, seed: int = 0, console: Console) -> Distillation:

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from toolenv.console import MAX_SEED, DatasetOrFile, Json_, Quiet, Scenario_, out, plain, print_json, scenario_named
+from toolenv.evaluation_commands import keep
 from toolenv.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def check(
 ) -> None:
     """Compare logged calls and results with today's tools. Exit status 0: no drift; 1: drift; 2: an error."""
     from toolenv.agents.drift_check import check_drift, read_tools
-    from toolenv.agents.records import require_writable, whole_file
+    from toolenv.agents.records import require_writable
     from toolenv.agents.students import students_in, touched_by
 
     if scenario is not None and tools is not None:
@@ -56,10 +57,7 @@ def check(
         report = check_drift(logs, today, scenario=loaded, progress=advance)
     touched = touched_by(report.findings, students)
     told = orjson.dumps({**_fields(report), "drift": report.drifted, "students": touched})
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(output) as stream:
-            stream.write(told + b"\n")
+    keep(told, output)
     if as_json:
         print_json(told)
     else:
@@ -80,7 +78,7 @@ def make(
 ) -> None:
     """Draw a drift of a scenario's tools: what changes, and which families no route solves any more."""
     from toolenv.agents.drift import lost_families
-    from toolenv.agents.records import require_writable, whole_file
+    from toolenv.agents.records import require_writable
     from toolenv.scenarios.loading import load_scenario
     from toolenv.tools.drift import DriftedToolbox
     from toolenv.training.drift_gap import DriftSpec
@@ -92,10 +90,7 @@ def make(
     drawn = [change for spec in specs for change in spec.of(loaded.toolbox, seed).changes]
     toolbox = DriftedToolbox.consistent(loaded.toolbox, drawn)
     lost = lost_families(loaded, toolbox)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(output) as stream:
-            stream.write(orjson.dumps(toolbox.to_openai(), option=orjson.OPT_INDENT_2) + b"\n")
+    keep(orjson.dumps(toolbox.to_openai(), option=orjson.OPT_INDENT_2), output)
     if as_json:
         print_json({"seed": seed, "version": toolbox.version, "changes": toolbox.changes, "lost": lost})
         return

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -24,8 +24,8 @@ import orjson
 from toolenv.tools.calls import Json, ToolCall, ToolResult, json_text
 from toolenv.tools.declaration import Tool, ToolSpec
 from toolenv.tools.errors import DeclarationError, InvalidArguments
-from toolenv.tools.retyping import Retyping
 from toolenv.tools.result_forms import ResultForms
+from toolenv.tools.retyping import Retyping
 from toolenv.tools.toolbox import Toolbox, Transactional
 
 EVERY: Final = "*"
@@ -230,13 +230,12 @@ class DriftedToolbox(Toolbox):
         content = result.content
         if not result.ok and isinstance(content, dict):
             error = dict(content["error"])
-            tool = self[name] if name in self else None
+            tool = self._tools.get(name)
             if isinstance(tool, DriftedTool) and isinstance(error.get("field"), str):
                 error["field"] = tool.shown(error["field"])
             if self._mentioned is not None:
                 error["message"] = self._mentioned.sub(lambda found: self._new_names[found[1]], error["message"])
             result = replace(result, content={"error": error})
-            result = replace(result, text=json_text(result.content))
         return self._formed(result)
 
     def asked(self, call: ToolCall) -> ToolCall | None:
@@ -311,9 +310,9 @@ def _require_known(toolbox: Toolbox, changes: Iterable[Change]) -> None:
             raise DeclarationError(f"{change}: a change of this kind can only be found")
         if change.tool != EVERY and change.tool not in toolbox:
             raise DeclarationError(f"{change}: there is no tool named {change.tool}")
-        if change.kind in (Kind.RENAME_ARGUMENT, Kind.RETYPE_ARGUMENT):
-            if change.field not in toolbox[change.tool].spec.parameters["properties"]:
-                raise DeclarationError(f"{change}: {change.tool} has no argument {change.field}")
+        of_argument = change.kind in (Kind.RENAME_ARGUMENT, Kind.RETYPE_ARGUMENT)
+        if of_argument and change.field not in toolbox[change.tool].spec.parameters["properties"]:
+            raise DeclarationError(f"{change}: {change.tool} has no argument {change.field}")
 
 
 def _told(value: Json) -> str:

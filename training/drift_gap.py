@@ -1,4 +1,4 @@
-"""The perturbation gap: by how much a policy does worse where tools have drifted, on the same tasks, by kind of drift."""
+"""The perturbation gap: by how much a policy does worse where tools have drifted, on the same tasks, kind by kind."""
 
 from __future__ import annotations
 

@@ -173,8 +173,8 @@ def evaluate(
         trajectories: a JSONL file to keep the episodes in.
         bootstrap_seed: of the resampling behind the intervals.
         judge_steps: run every step on a fork first, to tell what it is worth (`agents.equivalence`); some 0.5 ms each.
-        drift: of the scenario's toolbox, behind which the policy acts. Then steps are not judged and the choice of tools
-            is not told: both go by the plan's own tools.
+        drift: of the scenario's toolbox, behind which the policy acts. Then steps are not judged and the choice of
+            tools is not told: both go by the plan's own tools.
         env_options: further arguments of `ToolEnv`.
 
     Raises:

@@ -106,8 +106,8 @@ def train_sft(
         on_step: called at every log.
 
     Returns:
-        A summary: examples, tokens, steps, first and last loss, versions of the tools that the data call; seconds and tokens a second of what was not done
-        before an interruption.
+        A summary: examples, tokens, steps, first and last loss, versions of the tools that the data call; seconds and
+        tokens a second of what was not done before an interruption.
 
     Raises:
         ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.

@@ -20,6 +20,8 @@ COMMANDS = {
     "compare",
     "demo",
     "distill",
+    "drift check",
+    "drift make",
     "evaluate",
     "export",
     "filter",
