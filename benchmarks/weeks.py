@@ -41,7 +41,6 @@ from toolenv.training.registry import Registry, Version
 WITHOUT_TOOLS = ("thanks", "policy_question")
 """Families of the general data: no tool is needed for them, so no drift concerns them."""
 
-POISONED_SHARE = 0.8
 GATE_BOUND = 0.1  # with few tasks the interval of an equal candidate is wide
 FIRST_LOG_SEED = 500_000
 MAX_NEW_TOKENS = 64
@@ -57,6 +56,7 @@ class Plan:
         tasks: of the gate, and of each test.
         drifts: week -> the kinds of drift that come with it, and stay.
         poisoned: the week whose logs are.
+        lies: how many lying episodes there are in it, beside the honest ones.
     """
 
     weeks: int = 6
@@ -74,6 +74,7 @@ class Plan:
         }
     )
     poisoned: int = 4
+    lies: int = 800
 
 
 class AnswersAtOnce:
@@ -173,10 +174,10 @@ class Weeks:
             return
         first, n = FIRST_LOG_SEED + week * 10_000, self.plan.requests
         drift = self._settings(week).tools_of_today(self.scenario)
-        poisoned = round(n * POISONED_SHARE) if week == self.plan.poisoned else 0
+        count = self.plan.lies if week == self.plan.poisoned else 0
         policy = LanguageModelPolicy(model, max_new_tokens=MAX_NEW_TOKENS, name="specialist")
-        lies = self._episodes(AnswersAtOnce(), range(first, first + poisoned), drift)
-        honest = self._episodes(policy, range(first + poisoned, first + n), drift)
+        lies = self._episodes(AnswersAtOnce(), range(first + n, first + n + count), drift)
+        honest = self._episodes(policy, range(first, first + n), drift)
         tools = (drift or self.scenario.toolbox).to_openai()
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as stream:
