@@ -157,8 +157,11 @@ class Weeks:
 
     def _pipeline(self, week: int) -> Version:
         name = f"{week + 1:04}"
+        if any(version.name == name for version in self.registry.versions()):
+            return self.registry.version(name)
         made = run_pipeline(self._settings(week), notify=lambda stage: print(f"  week {week}: {stage}", flush=True))
-        return self.registry.version(name) if made is None else made
+        assert made is not None, "the week has logs of its own"
+        return made
 
     def _general(self) -> None:
         path = self.out / "general.jsonl"
