@@ -157,7 +157,7 @@ class Weeks:
 
     def _pipeline(self, week: int) -> Version:
         name = f"{week + 1:04}"
-        if any(version.name == name for version in self.registry.versions()):
+        if self.registry.unfinished() != name and any(each.name == name for each in self.registry.versions()):
             return self.registry.version(name)
         made = run_pipeline(self._settings(week), notify=lambda stage: print(f"  week {week}: {stage}", flush=True))
         assert made is not None, "the week has logs of its own"
