@@ -2,9 +2,9 @@
 
     python benchmarks/redaction.py [-n 1000]
 
-Episodes of the oracle on `crm` are redacted. Which names, mails and phone numbers of customers stand in a record, and which
-product names, its world tells. Printed: how many stood there before and how many still do; what of the products was lost;
-and the CPU time a record.
+Episodes of the oracle on `crm` are redacted. Which names, mails and phone numbers of customers stand in a record, and
+which product names (which must stay), its world tells. Printed: how many stood there before, how many still do, and the
+CPU time a record.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """The gate: whether a candidate may take the place of the current model.
 
-Both act on the same validation tasks, other ones in every run, and are compared pair by pair (`comparison.py`). Two rules
-must hold:
+Both act on the same validation tasks, other ones in every run, and are compared pair by pair (`comparison.py`). Two
+rules must hold:
 
 - Overall: the 95% interval of the difference in success lies above `-bound` (non-inferiority).
-- Families: none is worse than its bound. Of a family there are few tasks among all, and of fifty families some look worse
-  by chance. So a family whose net loss there is above `family_bound` is only suspected: both models act on `recheck` fresh
-  tasks of it, and these alone decide. It is worse if its net loss is above `family_bound` again and the exact sign test
-  over its discordant tasks says so at `alpha`. That the fresh tasks had no part in the suspicion keeps the test honest.
+- Families: none is worse than its bound. Of a family there are few tasks among all, and of fifty families some look
+  worse by chance. So a family whose net loss there is above `family_bound` is only suspected: both models act on
+  `recheck` fresh tasks of it, and these alone decide. It is worse if its net loss is above `family_bound` again and the
+  exact sign test over its discordant tasks says so at `alpha`. That the fresh tasks had no part in the suspicion keeps
+  the test honest.
 
-What this can not see: a family that gets worse by little. With 6 tasks of a family among all and a bound of 0.2, one that
-loses half of its tasks is suspected with chance 0.89, one that loses a fifth with 0.34.
+What this can not see: a family that gets worse by little. With 6 tasks of a family among all and a bound of 0.2, one
+that loses half of its tasks is suspected with chance 0.89, one that loses a fifth with 0.34.
 """
 
 from __future__ import annotations

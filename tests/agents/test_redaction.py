@@ -10,13 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-for _library in ("phonenumbers", "stdnum", "email_validator"):
-    pytest.importorskip(_library)
-
-import phonenumbers
-from email_validator import validate_email
-from stdnum import luhn
-
 from toolenv.agents.conversations import Notes, read_conversation
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.pseudonyms import Pseudonyms
@@ -26,6 +19,10 @@ from toolenv.agents.trajectory import ELSEWHERE, Trajectory
 from toolenv.envs.actions import Call
 from toolenv.scenarios.loading import load_scenario
 from toolenv.tools.errors import InvalidArguments
+
+phonenumbers = pytest.importorskip("phonenumbers")
+luhn = pytest.importorskip("stdnum.luhn")
+email_validator = pytest.importorskip("email_validator")
 
 KEY = b"a key of tests"
 MAIL, PHONE, CARD, NAME = "Anna.Kowalczyk@shop-mail.de", "+49 30 901820", "4111 1111 1111 1111", "Anna Kowalczyk"
@@ -215,7 +212,7 @@ def test_no_original_value_survives_anywhere(originals, between, key):
 @settings(max_examples=100, deadline=None)
 def test_a_pseudonym_is_of_the_kind_of_its_original(mail, phone, card, name):
     pseudonyms = Pseudonyms(KEY)
-    validate_email(pseudonyms.mail(mail), check_deliverability=False, test_environment=True)
+    email_validator.validate_email(pseudonyms.mail(mail), check_deliverability=False, test_environment=True)
     national = str(phonenumbers.parse(phone).national_number)
     assert len(pseudonyms.phone(national)) == len(national)
     assert pseudonyms.phone(national) != national

@@ -13,9 +13,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-for _library in ("torch", "phonenumbers", "stdnum", "email_validator"):
-    pytest.importorskip(_library)
-
 from toolenv.agents.exports import export
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.records import read_trajectories, write_jsonl
@@ -25,6 +22,9 @@ from toolenv.scenarios.loading import load_scenario
 from toolenv.training.pipeline import STAGES, run_pipeline
 from toolenv.training.pipeline_settings import PipelineError, PipelineSettings
 from toolenv.training.registry import POINTER, Registry, RegistryError
+
+for _library in ("phonenumbers", "stdnum", "email_validator"):
+    pytest.importorskip(_library)
 
 SETTINGS = """
 scenario: crm

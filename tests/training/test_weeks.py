@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-for _library in ("torch", "matplotlib", "phonenumbers", "stdnum", "email_validator"):
+for _library in ("matplotlib", "phonenumbers", "stdnum", "email_validator"):
     pytest.importorskip(_library)
 
 
