@@ -247,7 +247,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             axes.axvline(row["week"] - 0.35, color="grey", linestyle=":", linewidth=0.8)
             axes.text(row["week"] - 0.33, 0.02, "\n".join(told), fontsize=7, color="dimgrey", va="bottom")
     axes.set(xlabel="week", ylabel="success on test tasks (95% intervals)", ylim=(0, 1.02), xticks=weeks)
-    axes.legend(fontsize=7, loc="center right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "toolenv", "svg.fonttype": "none"}):
         figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,8 +1,8 @@
 """The mix that a candidate is trained on: shares of logs, synthetic episodes and general data, counted in tokens.
 
 Logs and general data are drawn at random, each episode at most once. Synthetic episodes are the oracle's, with the
-tools as they are today, made until their share is full. Where logs or general data are too few, synthetic ones take their
-place. The same settings and data give the same bytes.
+tools as they are today, made until their share is full. Where logs or general data are too few, synthetic ones take
+their place. The same settings and data give the same bytes.
 """
 
 from __future__ import annotations
