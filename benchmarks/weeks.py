@@ -57,6 +57,7 @@ class Plan:
         drifts: week -> the kinds of drift that come with it, and stay.
         poisoned: the week whose logs are.
         lies: how many lying episodes there are in it, beside the honest ones.
+        logs: their share of the mix; general data have 0.1, synthetic episodes the rest.
     """
 
     weeks: int = 6
@@ -75,6 +76,7 @@ class Plan:
     )
     poisoned: int = 4
     lies: int = 800
+    logs: float = 0.4
 
 
 class AnswersAtOnce:
@@ -141,7 +143,7 @@ class Weeks:
                 "registry": self.out / "registry",
                 "logs": [{"path": self.out / "logs" / f"week-{week}.jsonl"}] if week else [],
                 "general": [self.out / "general.jsonl"],
-                "mix": {"tokens": tokens, "logs": 0.4, "synthetic": 0.5, "general": 0.1},
+                "mix": {"tokens": tokens, "logs": self.plan.logs, "synthetic": 0.9 - self.plan.logs, "general": 0.1},
                 "train": {
                     "epochs": 100,
                     "max_tokens": tokens,

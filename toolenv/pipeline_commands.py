@@ -57,12 +57,11 @@ def run(
 @pipeline_app.command("status", epilog="Example: toolenv pipeline status registry")
 def status(registry: RegistryFolder, as_json: Json_ = False) -> None:
     """List all versions: what they were made from, how they did, and which one is current."""
-    from toolenv.training.pipeline import next_stage
     from toolenv.training.registry import Registry
 
     found = Registry(registry)
     moves, versions, unfinished = found.moves(), found.versions(), found.unfinished()
-    stage = None if unfinished is None else next_stage(found, unfinished)
+    stage = None if unfinished is None else found.next_stage(unfinished)
     if as_json:
         told = {"version": unfinished, "next_stage": stage} if unfinished is not None else None
         print_json(

@@ -33,9 +33,7 @@ from toolenv.training.ingest import LogFile, ingest, log_files, read_ingested
 from toolenv.training.mix import MIX_FILE, TokenCount, episodes_of, write_mix
 from toolenv.training.pipeline_report import report_of
 from toolenv.training.pipeline_settings import PipelineError, PipelineSettings
-from toolenv.training.registry import Registry, RegistryError, Version
-
-STAGES = ("ingest", "redact", "filter", "mix", "retrain", "gate", "promote")
+from toolenv.training.registry import LAST_STAGE, MARKS, Registry, RegistryError, Version
 
 
 def run_pipeline(
@@ -82,23 +80,8 @@ def run_pipeline(
         return _Run(registry, unfinished, settings, scenario, new, notify).run()
 
 
-def next_stage(registry: Registry, version: str) -> str:
-    """The stage at which an unfinished version goes on."""
-    folder = registry.folder_of(version)
-    return next((stage for stage in STAGES[:-1] if not (folder / _MARKS[stage]).exists()), "promote")
-
-
 _TOLD = 20
 """Problems that a version's file repeats; `ingest.json` has all."""
-
-_MARKS = {
-    "ingest": "ingested",
-    "redact": "redacted",
-    "filter": "filtered",
-    "mix": "mix",
-    "retrain": "model/training.json",
-    "gate": "gate/verdict.json",
-}
 
 
 class _Run:
@@ -130,12 +113,12 @@ class _Run:
             "gate": self._gate,
         }
         for stage, make in stages.items():
-            if not (mark := self.folder / _MARKS[stage]).exists():
+            if not (mark := self.folder / MARKS[stage]).exists():
                 self.notify(stage)
                 make(mark)
             if stage == "redact":
                 self._forget_originals()
-        self.notify("promote")
+        self.notify(LAST_STAGE)
         return self._conclude()
 
     def _claimed(self) -> str:
@@ -251,7 +234,7 @@ class _Run:
 
     def _conclude(self) -> Version:
         """Write the verdict down, then move the pointer."""
-        report = GateReport.read(self.folder / _MARKS["gate"])
+        report = GateReport.read(self.folder / MARKS["gate"])
         if self.name in (version.name for version in self.registry.versions()):
             version = self.registry.version(self.name)
         else:
@@ -272,7 +255,7 @@ class _Run:
 
     def _version(self, report: GateReport, passed: bool, reasons: tuple[str, ...]) -> Version:
         mix = _json(self.folder / "mix" / MIX_FILE)
-        training = _json(self.folder / _MARKS["retrain"])
+        training = _json(self.folder / MARKS["retrain"])
         ingested = read_ingested(self.folder / "ingested")
         redacted = (self.folder / "redacted" / SHARD.format(0)).read_bytes()
         return Version(

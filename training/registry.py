@@ -39,6 +39,18 @@ POINTER, VERSIONS, VERSION_FILE, REPORT_FILE, MODEL, KEY = (
 FIRST: Final = "0000"
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
+MARKS: Final = {
+    "ingest": "ingested",
+    "redact": "redacted",
+    "filter": "filtered",
+    "mix": "mix",
+    "retrain": "model/training.json",
+    "gate": "gate/verdict.json",
+}
+"""Stage -> what is in a version's folder when it is done."""
+
+LAST_STAGE: Final = "promote"
+
 Verdict = Literal["first", "promoted", "rejected"]
 
 
@@ -150,6 +162,11 @@ class Registry:
             if self.version(name).verdict == "promoted" and all(move.version != name for move in self.moves()):
                 return name
         return None
+
+    def next_stage(self, version: str) -> str:
+        """The stage at which an unfinished version goes on."""
+        folder = self.folder_of(version)
+        return next((stage for stage, mark in MARKS.items() if not (folder / mark).exists()), LAST_STAGE)
 
     def key(self) -> bytes:
         """The registry's own key, made when it is first asked for."""

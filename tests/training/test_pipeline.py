@@ -19,9 +19,9 @@ from toolenv.agents.records import read_trajectories, write_jsonl
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.cli import app
 from toolenv.scenarios.loading import load_scenario
-from toolenv.training.pipeline import STAGES, run_pipeline
+from toolenv.training.pipeline import run_pipeline
 from toolenv.training.pipeline_settings import PipelineError, PipelineSettings
-from toolenv.training.registry import POINTER, Registry, RegistryError
+from toolenv.training.registry import LAST_STAGE, MARKS, POINTER, Registry, RegistryError
 
 for _library in ("phonenumbers", "stdnum", "email_validator"):
     pytest.importorskip(_library)
@@ -81,7 +81,7 @@ def command(folder: Path) -> list[str]:
 def test_a_run_from_logs_to_a_version(folder):
     stages: list[str] = []
     version = run_pipeline(settings_in(folder), notify=stages.append)
-    assert [stage for stage in stages if ":" not in stage] == list(STAGES)
+    assert [stage for stage in stages if ":" not in stage] == [*MARKS, LAST_STAGE]
     registry = Registry(folder / "registry")
     assert registry.current == version.name == "0001"
     run = registry.folder_of("0001")
@@ -161,7 +161,7 @@ def test_killed_at_every_stage_it_comes_to_the_same_end(folder, tmp_path_factory
     whole = tmp_path_factory.mktemp("whole")
     for name in ("logs", "ours.jsonl", "general.jsonl", "pipeline.yaml"):
         (whole / name).symlink_to(folder / name)
-    for stage in (*STAGES[:-1], "gate: current"):
+    for stage in (*MARKS, "gate: current"):
         _kill_at(stage, folder)
         registry = Registry(folder / "registry")
         assert registry.unfinished() == "0001"

@@ -33,7 +33,8 @@ def test_two_weeks_with_drift_and_then_with_poison(weeks: ModuleType, tmp_path: 
         families=("track_number", "order_total"),
         drifts={1: ("rename_tool",)},
         poisoned=2,
-        lies=400,
+        lies=800,
+        logs=0.8,
     )
     drifted, poisoned = weeks.Weeks(tmp_path, plan).run()
     # Tools have other names: nobody can call them, until the pipeline has run.
