@@ -46,7 +46,7 @@ Notes = Counter[str]
 
 @dataclass(slots=True)
 class _Said:
-    """A step in the making. `flagged`: the log itself says that the call failed."""
+    """A step in the making. `flagged`: the log itself says that the call failed; `usage`: what the log says it cost."""
 
     action: Action
     observation: str = ""
@@ -170,6 +170,7 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
     steps = [
         _step(said, toolbox, total if said is reader.said[-1] else 0.0) for said in reader.said
     ]  # the reward comes at the end, so that the steps' rewards add up
+    usages = [said.usage for said in reader.said]
     kind = _word(about, "task_type", "family", "category", default=UNTYPED)
     task = f"{ELSEWHERE}/{kind}/{_word(about, 'task', 'task_id', 'id', 'conversation_id', default=name)}"
     policy = _word(about, "model", "policy", "agent", default="unknown")
@@ -199,14 +200,14 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
         grade={} if success is None else {"logged": True},
         world_digest="",
         timing=_timing(reader),
-        usage=tuple(said.usage for said in reader.said) if any(said.usage for said in reader.said) else None,
+        usage=tuple(usages) if any(usage is not None for usage in usages) else None,
     )
 
 
 def _usage(value: Json, at: str) -> Usage | None:
     """What a reply cost, in our own terms or OpenAI's."""
-    if value is None:
-        return None
+    if value is None or isinstance(value, Usage):
+        return value
     if isinstance(value, dict) and "prompt_tokens" in value:
         details = value.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else 0

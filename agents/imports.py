@@ -185,7 +185,7 @@ class _Reading:
 
     def _trajectory(self, row: Json, where: str, notes: Notes) -> Trajectory:
         if self.form is LogFormat.ATIF:
-            row = from_atif(row)
+            row = from_atif(row, notes)
         toolbox = self._toolbox(row)
         found = read_conversation(row, toolbox, Path(where).name, notes)
         own = found.task.split("/", 2)[2]

@@ -27,6 +27,7 @@ from toolenv.console import (
     Scenario_,
     ScenarioOption,
     TrainingSeed,
+    User_,
     out,
     plain,
     print_json,
@@ -157,11 +158,12 @@ def generate(
         typer.Option("--format", help="Also write the dataset in this form; may be given again."),
     ] = None,
     budget_usd: Annotated[
-        float | None, typer.Option(help="The most that an llm teacher may cost, earlier runs included.")
+        float | None, typer.Option(help="The most that an llm teacher or user may cost, earlier runs included.")
     ] = None,
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="The same in tokens, input and output together.")
     ] = None,
+    user: User_ = None,
     quiet: Quiet = False,
 ) -> None:
     """Collect trajectories, failures included and labelled. The same command again finishes what was interrupted."""
@@ -186,6 +188,7 @@ def generate(
             budget_usd=budget_usd,
             budget_tokens=budget_tokens,
             spending=bar.spending,
+            user=user,
         )
     for form in export_format or ():
         export_dataset(output, form)
@@ -301,6 +304,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the evaluation here, as JSON.")] = None,
     trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
     judge_steps: JudgeSteps = True,
+    user: User_ = None,
     tools: Tools = False,
     run_folder: Annotated[
         Path | None, typer.Option("--run", help="Keep both in this folder, as `toolenv report` reads them.")
@@ -337,6 +341,7 @@ def evaluate(
             processes=processes,
             trajectories=trajectories,
             judge_steps=judge_steps,
+            user=user,
             progress=lambda done, total: advance(1),
         )
     if output is not None:
