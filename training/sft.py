@@ -16,7 +16,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.base_models import base_model_path
 from toolenv.training.curriculum import Curriculum, draw_order
-from toolenv.training.examples import Example, encode, make_batches
+from toolenv.training.examples import Example, encode, make_batches, shared_prefix
 from toolenv.training.losses import SpanLoss
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from toolenv.training.sad import SADTrainer
 
+LEAST_SHARED = 32
+"""Tokens: a shorter beginning that all conversations share is computed with each of them."""
 BASE_MODELS = ("toolenv-tiny", "toolenv-small")
 
 
@@ -192,13 +194,25 @@ def drawn_batches(
     examples: list[Example], settings: SFTSettings, teacher: PreTrainedModel | None = None
 ) -> list[list[Example]]:
     """The batches to train on in their order, some more than once, until epochs or tokens are spent."""
-    batches = make_batches(examples, settings.batch_tokens, settings.seed)
+    shared = _shared(examples, settings)
+    batches = make_batches(examples, settings.batch_tokens, settings.seed, shared=shared)
     sizes = [_tokens(batch) for batch in batches]
     budget = settings.epochs * sum(sizes)
     if settings.max_tokens is not None:
         budget = min(budget, settings.max_tokens)
     hardness = _hardness(batches, settings.curriculum, teacher)
     return [batches[i] for i in draw_order(sizes, budget, settings.seed, settings.curriculum, hardness)]
+
+
+def _shared(examples: Sequence[Example], settings: SFTSettings) -> int:
+    """How many tokens at the beginning of all examples are computed once a batch; 0 where that can not be or gains little.
+
+    Checkpointed layers keep no keys and values, and several processes expect one forward pass a batch.
+    """
+    if settings.gradient_checkpointing or settings.loss.observe_weight or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return 0
+    shared = shared_prefix(examples)
+    return shared if shared >= LEAST_SHARED else 0
 
 
 def _hardness(
@@ -279,6 +293,7 @@ def make_trainer(
     trainer = SADTrainer(
         loss=settings.loss,
         teacher=teacher,
+        shared=_shared([example for batch in batches for example in batch], settings),
         model=model,
         args=config,
         train_dataset=Dataset.from_list([row_of(batch) for batch in batches]),
