@@ -74,6 +74,7 @@ class PromptStyle:
             raise ModelError(f"there is no dialect {self.dialect!r}; there is: {', '.join(DIALECTS)}")
         if self.tools not in list(ToolListing):
             raise ModelError(f"tools can not be shown as {self.tools!r}; there is: {', '.join(ToolListing)}")
+        object.__setattr__(self, "tools", ToolListing(self.tools))  # a file has it as a text
 
     @classmethod
     def load(cls, folder: Path) -> PromptStyle:

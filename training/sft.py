@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from toolenv.agents.language_model import CHAT_STYLE, STYLE_FILE, ModelError, PromptStyle
+from toolenv.agents.shipped_models import BASE_MODELS
 from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.base_models import base_model_path
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 LEAST_SHARED = 32
 """Tokens: a shorter beginning that all conversations share is computed with each of them."""
-BASE_MODELS = ("toolenv-tiny", "toolenv-small")
 
 
 class LoraSettings(BaseModel):
@@ -48,7 +48,8 @@ class LoraSettings(BaseModel):
     rank: int = Field(16, ge=1, description="Rank of the additions.")
     alpha: float = Field(32.0, gt=0, description="Scale of the additions, times rank.")
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str = Field("all-linear", description="Which layers get additions.")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="Which layers get additions.")
+    in_full: tuple[str, ...] = Field((), description="Layers that are trained in full beside them, such as embed_tokens.")
 
 
 class SFTSettings(BaseModel):
@@ -106,31 +107,50 @@ def train_sft(
     Raises:
         ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.
     """
+    settings = settings or SFTSettings()
+    out = Path(out)
+    model, tokenizer, style, summary = fit(trajectories, toolbox, out, settings, on_step)
+    if settings.lora is not None:
+        model = model.merge_and_unload()
+    summary["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    if is_main_process():
+        _save(model, tokenizer, style, out)
+        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def fit(
+    trajectories: Iterable[Trajectory],
+    toolbox: Toolbox,
+    scratch: Path,
+    settings: SFTSettings,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle, dict[str, Any]]:
+    """The trained model, with its LoRA additions apart if it has any, its tokenizer, its style and the summary.
+
+    Raises:
+        ModelError: as `train_sft`.
+    """
     import torch
 
-    settings = settings or SFTSettings()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    out = Path(out)
     model, tokenizer, style = load_model(settings)
     teacher = load_teacher(settings, tokenizer, style)
     examples = list(encode(trajectories, tokenizer, toolbox, style, max_length=settings.max_length))
     if not examples:
         raise ModelError(f"nothing to train on: no trajectory has at most {settings.max_length} tokens")
     batches = drawn_batches(examples, settings, teacher)
-    trainer = make_trainer(model, tokenizer, teacher, batches, out, settings, on_step)
+    trainer = make_trainer(model, tokenizer, teacher, batches, scratch, settings, on_step)
     with warnings.catch_warnings():
         # torch warns of its own scheduler call order and pin_memory on a CPU; neither is ours to mend.
         warnings.filterwarnings("ignore", module=r"torch\..*")
         result = trainer.train()
-    model = trainer.model
-    if settings.lora is not None:
-        model = model.merge_and_unload()
     losses = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     tokens, seconds = sum(map(_tokens, batches)), result.metrics["train_runtime"]
     summary = {
         "examples": len(examples),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "tokens": tokens,
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
@@ -140,10 +160,7 @@ def train_sft(
         "losses": losses,
         "settings": settings.model_dump(mode="json"),
     }
-    if is_main_process():
-        _save(model, tokenizer, style, out)
-        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
+    return trainer.model, tokenizer, style, summary
 
 
 def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle]:
@@ -287,7 +304,11 @@ def make_trainer(
             r=settings.lora.rank,
             lora_alpha=settings.lora.alpha,
             lora_dropout=settings.lora.dropout,
-            target_modules=settings.lora.target_modules,
+            target_modules=settings.lora.target_modules
+            if isinstance(settings.lora.target_modules, str)
+            else list(settings.lora.target_modules),
+            modules_to_save=list(settings.lora.in_full) or None,
+            ensure_weight_tying=bool(settings.lora.in_full),
             task_type="CAUSAL_LM",
         )
     trainer = SADTrainer(
