@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
+from toolenv.adapter_commands import adapters_app
 from toolenv.agents.formats import Format
 from toolenv.cascade_commands import cascade_app
 from toolenv.console import (
@@ -53,6 +54,7 @@ base_app = typer.Typer(help="The base models that students begin from.", no_args
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.add_typer(cascade_app, name="cascade")
+app.add_typer(adapters_app, name="adapters")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
 app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
@@ -285,7 +287,8 @@ def evaluate(
     policy: Annotated[
         str,
         typer.Option(
-            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, llm:MODEL, llm:FILE.yaml."
+            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, adapters:FOLDER, llm:MODEL, "
+            "llm:FILE.yaml."
         ),
     ] = "oracle",
     seed_start: Annotated[

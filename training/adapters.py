@@ -40,7 +40,8 @@ from toolenv.training.sft import LoraSettings, SFTSettings, fit
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ADAPTER_LORA = LoraSettings(rank=64, alpha=128.0, in_full=("embed_tokens",))
+EMBEDDINGS = ("embed_tokens",)
+ADAPTER_LORA = LoraSettings(rank=64, alpha=128.0, in_full=EMBEDDINGS)
 ADAPTER_LEARNING_RATE = 5e-3
 TRAINING_FILE = "training.json"
 
@@ -135,7 +136,9 @@ def _begun(folder: Path, model: str) -> AdapterSet:
         return AdapterSet(base=named, base_digest=digest, adapters={})
     adapters = AdapterSet.read(folder)
     if adapters.base_digest != digest:
-        raise AdapterError(f"{folder / SET_FILE}: base_digest: the set is on another base than {model}: {adapters.base}")
+        raise AdapterError(
+            f"{folder / SET_FILE}: base_digest: the set is on another base than {model}: {adapters.base}"
+        )
     return adapters
 
 

@@ -62,9 +62,7 @@ def shared_prefix(examples: Sequence[Example]) -> int:
     return 0
 
 
-def make_batches(
-    examples: Iterable[Example], batch_tokens: int, seed: int, *, shared: int = 0
-) -> list[list[Example]]:
+def make_batches(examples: Iterable[Example], batch_tokens: int, seed: int, *, shared: int = 0) -> list[list[Example]]:
     """Batches of examples of like length, each of at most `batch_tokens` tokens when padded (or of one example).
 
     Args:

@@ -49,7 +49,9 @@ class LoraSettings(BaseModel):
     alpha: float = Field(32.0, gt=0, description="Scale of the additions, times rank.")
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = Field("all-linear", description="Which layers get additions.")
-    in_full: tuple[str, ...] = Field((), description="Layers that are trained in full beside them, such as embed_tokens.")
+    in_full: tuple[str, ...] = Field(
+        (), description="Layers that are trained in full beside them, such as embed_tokens."
+    )
 
 
 class SFTSettings(BaseModel):

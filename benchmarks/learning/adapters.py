@@ -50,7 +50,9 @@ PROBED = 16  # episodes of each group, to measure speed
 def groups() -> dict[str, tuple[Scenario, tuple[str, ...]]]:
     """Adapter -> its scenario and its families."""
     crm, database = load_scenario("crm"), load_scenario("database")
-    trained = {scenario: [n for n, f in scenario.families.items() if f.split == "train"] for scenario in (crm, database)}
+    trained = {
+        scenario: [n for n, f in scenario.families.items() if f.split == "train"] for scenario in (crm, database)
+    }
     return {
         "orders": (crm, tuple(name for name in trained[crm] if name in ORDERS)),
         "accounts": (crm, tuple(name for name in trained[crm] if name not in ORDERS)),

@@ -143,7 +143,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             if not found:
                 continue
             differences = [
-                scores["success"] - of["none", seed]["success"] for seed, scores in found.items() if ("none", seed) in of
+                scores["success"] - of["none", seed]["success"]
+                for seed, scores in found.items()
+                if ("none", seed) in of
             ]
             cells = [
                 families,

@@ -12,6 +12,8 @@ import toolenv
 from toolenv.cli import app
 
 COMMANDS = {
+    "adapters list",
+    "adapters use",
     "audit",
     "base-model build",
     "cascade fit",
@@ -34,6 +36,7 @@ COMMANDS = {
     "sandbox gc",
     "sandbox list",
     "show",
+    "train adapter",
     "train sad",
     "train recipe",
     "train score",

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from toolenv.agents.adapter_policy import ADAPTER, AdapterSetPolicy
 from toolenv.agents.adapters import AdapterCard, AdapterError, AdapterSet, base_digest
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policies import is_model, make_policy, settings_of
+from toolenv.agents.records import write_jsonl
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
+from toolenv.cli import app
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.training.adapters import ADAPTER_LORA, train_adapter, use_adapter
 from toolenv.training.sft import LoraSettings, SFTSettings
@@ -199,3 +202,26 @@ def test_what_does_not_fit_is_told(room: Path, crm: Scenario, database: Scenario
 
 def test_without_settings_an_adapter_trains_embeddings_too() -> None:
     assert "embed_tokens" in ADAPTER_LORA.in_full
+
+
+def test_the_commands_train_list_and_swap(room: Path, crm: Scenario, tmp_path: Path) -> None:
+    def toolenv(*arguments: str, status: int = 0) -> str:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == status, result.output
+        return result.stdout if status == 0 else str(result.exception)
+
+    folder, data = str(room / "set"), str(tmp_path / "data.jsonl")
+    write_jsonl(solved_of(crm, ORDERS + ACCOUNTS), data)
+    before = AdapterSet.read(room / "set").adapters["orders"].folder
+    command = ["train", "adapter", data, "--scenario", "crm", "--set", folder, "--name", "orders"]
+    command += ["--families", ",".join(ORDERS), "--model", str(room / "base")]
+    small = ["--max-tokens", "600", "--lora-rank", "2", "--no-embeddings", "--json"]
+    summary = json.loads(toolenv(*command, *small))
+    assert summary["trained_parameters"] == 26_880, "rank 2, and no embeddings"
+    listed = json.loads(toolenv("adapters", "list", folder, "--json"))["adapters"]
+    assert list(listed) == ["orders", "accounts", "database"]
+    assert listed["orders"]["folder"] == summary["adapter"] != before
+    assert set(listed["orders"]["families"]) == set(ORDERS)
+    toolenv("adapters", "use", folder, "orders", before)
+    assert before in toolenv("adapters", "list", folder)
+    assert "there is no family 'order'" in toolenv(*command[:-4], "--families", "order", status=1)
