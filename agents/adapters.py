@@ -3,10 +3,10 @@
     SET/adapters.json             the base with its digest; of each adapter its folder and its route
     SET/orders-3f2a9c01d4be/      an adapter: adapter_model.safetensors, adapter_config.json, toolenv.json
 
-A folder is named after what it was made from and is never written again: training an adapter anew makes another folder and turns
-the entry in `adapters.json` to it, so what the other adapters depend on stays as it is, and the way back is one entry.
-Whoever reads a set has its files checked: an adapter on another base, or with other weights than its card says, is
-refused.
+A folder is named after what it was made from and is never written again: training an adapter anew makes another folder
+and turns the entry in `adapters.json` to it, so what the other adapters depend on stays as it is, and the way back is
+one entry. Whoever reads a set has its files checked: an adapter on another base, or with other weights than its card
+says, is refused.
 """
 
 from __future__ import annotations

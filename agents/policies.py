@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 KNOWN = (
     "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, "
-    "adapters:FOLDER for a set of adapters, grounded: before either, llm:MODEL or llm:FILE.yaml for a model behind an endpoint, teacher, "
-    "cascade:FILE.json as `toolenv cascade fit` writes it, or mentored:, mentored:REPAIRS: or consistent:N: before any "
-    "of these"
+    "adapters:FOLDER for a set of adapters, grounded: before either, llm:MODEL or llm:FILE.yaml for a model behind an "
+    "endpoint, teacher, cascade:FILE.json as `toolenv cascade fit` writes it, or mentored:, mentored:REPAIRS: or "
+    "consistent:N: before any of these"
 )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import log
 from typing import Annotated
 
@@ -76,4 +77,4 @@ def _log_odds(route: Route, features: set[str]) -> float:
 
 def _features(request: str) -> set[str]:
     words = masked_words(request)
-    return {*words, *(f"{first} {second}" for first, second in zip(words, words[1:], strict=False))}
+    return {*words, *(f"{first} {second}" for first, second in pairwise(words))}

@@ -60,7 +60,7 @@ def train_adapter(
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train an adapter on a dataset's solved episodes and put it into a set; the base and the others stay as they are."""
+    """Train an adapter on a dataset's solved episodes and put it into a set; base and others stay as they are."""
     from toolenv.training.adapters import EMBEDDINGS
     from toolenv.training.adapters import train_adapter as run
     from toolenv.training.sft import LoraSettings, SFTSettings
@@ -84,7 +84,8 @@ def train_adapter(
     out.print(
         f"{summary['trained_parameters']:,} parameters beside the base's, {summary['tokens']:,} tokens in "
         f"{summary['seconds']:.0f} s, loss {summary['first_loss']:.2f} to {summary['last_loss']:.3f}; "
-        f"adapter in {plain(str(adapters / summary['adapter']))}; act by the set: --policy adapters:{plain(str(adapters))}"
+        f"adapter in {plain(str(adapters / summary['adapter']))}; act by the set: "
+        f"--policy adapters:{plain(str(adapters))}"
     )
 
 

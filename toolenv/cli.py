@@ -287,8 +287,8 @@ def evaluate(
     policy: Annotated[
         str,
         typer.Option(
-            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, adapters:FOLDER, llm:MODEL, "
-            "llm:FILE.yaml."
+            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, adapters:FOLDER, "
+            "llm:MODEL, llm:FILE.yaml."
         ),
     ] = "oracle",
     seed_start: Annotated[
@@ -391,8 +391,8 @@ def _policy(spec: str) -> str:
     """A policy as `make_policy` takes it: a base model's name becomes its folder."""
     if not spec.startswith("toolenv-") or Path(spec).exists():
         return spec
+    from toolenv.agents.shipped_models import BASE_MODELS
     from toolenv.training.base_models import base_model_path
-    from toolenv.training.sft import BASE_MODELS
 
     return str(base_model_path(spec)) if spec in BASE_MODELS else spec
 

@@ -18,7 +18,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from toolenv.training.sad import SADTrainer
 
-LEAST_SHARED = 32
+LEAST_SHARED: Final = 32
 """Tokens: a shorter beginning that all conversations share is computed with each of them."""
 
 
@@ -48,7 +48,7 @@ class LoraSettings(BaseModel):
     rank: int = Field(16, ge=1, description="Rank of the additions.")
     alpha: float = Field(32.0, gt=0, description="Scale of the additions, times rank.")
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = Field("all-linear", description="Which layers get additions.")
+    target_modules: str = Field("all-linear", description="Which layers get additions.")
     in_full: tuple[str, ...] = Field(
         (), description="Layers that are trained in full beside them, such as embed_tokens."
     )
@@ -224,7 +224,7 @@ def drawn_batches(
 
 
 def _shared(examples: Sequence[Example], settings: SFTSettings) -> int:
-    """How many tokens at the beginning of all examples are computed once a batch; 0 where that can not be or gains little.
+    """How many tokens at the beginning of all examples are computed once a batch; 0 if that can not be or gains little.
 
     Checkpointed layers keep no keys and values, and several processes expect one forward pass a batch.
     """
@@ -306,9 +306,7 @@ def make_trainer(
             r=settings.lora.rank,
             lora_alpha=settings.lora.alpha,
             lora_dropout=settings.lora.dropout,
-            target_modules=settings.lora.target_modules
-            if isinstance(settings.lora.target_modules, str)
-            else list(settings.lora.target_modules),
+            target_modules=settings.lora.target_modules,
             modules_to_save=list(settings.lora.in_full) or None,
             ensure_weight_tying=bool(settings.lora.in_full),
             task_type="CAUSAL_LM",

@@ -1,6 +1,6 @@
 """One student for everything, or an adapter for each kind of task? On `crm`, in two groups of families, and `database`.
 
-    python benchmarks/learning/adapters.py -o runs/learning/adapters [--tokens 200000] [--evaluated 200]
+    python benchmarks/learning/adapters.py -o runs/learning/adapters [--tokens 150000] [--evaluated 200]
 
 Three adapters on `toolenv-tiny` see so many tokens each; the students see three times as many, of the same episodes:
 one is fine-tuned in full, as `train sft` does it, the other is one adapter for all. All are measured on the same test
@@ -16,6 +16,8 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -38,32 +40,42 @@ from toolenv.training.sft import SFTSettings, train_sft
 ORDERS = (
     "order_status order_total parcel_of_order track_number item_in_order latest_order order_count cancel_order "
     "cancel_too_late change_address refund_order refund_twice return_order return_too_late wrong_order_id missing_id "
-    "foreign_order_id undo_order missing_parcel damaged_delivery ask_order_to_cancel ask_cancel_too_late ask_why_cancel "
-    "ask_why_return ask_parcel ask_new_address"
+    "foreign_order_id undo_order missing_parcel damaged_delivery ask_order_to_cancel ask_cancel_too_late "
+    "ask_why_cancel ask_why_return ask_parcel ask_new_address"
 ).split()
 EPISODES = 2_000  # of each group
 LONGEST_TURN = 120
 RETRAINED_SEED = 300_000
 PROBED = 16  # episodes of each group, to measure speed
 
+LORA: dict[str, Any] = {"lora": ADAPTER_LORA, "learning_rate": ADAPTER_LEARNING_RATE}
 
-def groups() -> dict[str, tuple[Scenario, tuple[str, ...]]]:
-    """Adapter -> its scenario and its families."""
+
+@dataclass(frozen=True)
+class Kind:
+    """What one adapter is for."""
+
+    scenario: Scenario
+    families: tuple[str, ...]
+
+
+def groups() -> dict[str, Kind]:
+    """Adapter -> what it is for."""
     crm, database = load_scenario("crm"), load_scenario("database")
-    trained = {
-        scenario: [n for n, f in scenario.families.items() if f.split == "train"] for scenario in (crm, database)
-    }
+    of_crm, of_database = (
+        [name for name, family in scenario.families.items() if family.split == "train"] for scenario in (crm, database)
+    )
     return {
-        "orders": (crm, tuple(name for name in trained[crm] if name in ORDERS)),
-        "accounts": (crm, tuple(name for name in trained[crm] if name not in ORDERS)),
-        "database": (database, tuple(trained[database])),
+        "orders": Kind(crm, tuple(name for name in of_crm if name in ORDERS)),
+        "accounts": Kind(crm, tuple(name for name in of_crm if name not in ORDERS)),
+        "database": Kind(database, tuple(of_database)),
     }
 
 
-def solved(scenario: Scenario, families: Sequence[str], first: int, count: int) -> list[Trajectory]:
+def solved(kind: Kind, first: int, count: int) -> list[Trajectory]:
     """`count` successful oracle trajectories."""
     attempts = (Attempt(seed) for seed in range(first, first + 2 * count))
-    done = rollout(scenario, OraclePolicy(), attempts, families=families)
+    done = rollout(kind.scenario, OraclePolicy(), attempts, families=kind.families)
     return list(islice((trajectory for trajectory in done if trajectory.success), count))
 
 
@@ -90,19 +102,12 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def measured(policy: Policy, scenario: Scenario, families: Sequence[str], n: int, kept: Path) -> dict[str, Any]:
-    evaluation = evaluate(
-        scenario, policy, families=families, seed_start=FIRST_TEST_SEED, n=n, batch=50, trajectories=kept
-    )
-    return {"evaluation": json.loads(evaluation.to_json())}
-
-
-def speed(policy: Policy, kinds: Sequence[tuple[Scenario, tuple[str, ...]]]) -> dict[str, Any]:
+def speed(policy: Policy, kinds: Sequence[Kind]) -> dict[str, Any]:
     """Tokens that are written a CPU second, on validation tasks of all groups in turn."""
     tokens, began = 0, time.process_time()
-    for scenario, families in kinds:
+    for kind in kinds:
         attempts = [Attempt(800_000 + i) for i in range(PROBED)]
-        for trajectory in rollout(scenario, policy, attempts, families=families, batch=32):
+        for trajectory in rollout(kind.scenario, policy, attempts, families=kind.families, batch=32):
             tokens += sum(len(step.token_ids or ()) for step in trajectory.steps)
     seconds = time.process_time() - began
     return {"tokens": tokens, "cpu_seconds": seconds}
@@ -114,98 +119,90 @@ def weight_bytes(models: Sequence[Any]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def main() -> None:
-    """Make the parts that are missing, and print what came out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=Path("runs/learning/adapters"))
-    parser.add_argument("--tokens", type=int, default=200_000, help="of each adapter")
-    parser.add_argument("--evaluated", type=int, default=200, help="test tasks of each group")
-    parser.add_argument("--retrained-tokens", type=int, default=60_000)
-    parser.add_argument("--students", nargs="*", choices=["full", "one adapter"], default=["full", "one adapter"])
-    options = parser.parse_args()
-    output, n, kinds = options.output, options.evaluated, groups()
-    output.mkdir(parents=True, exist_ok=True)
-    lora = {"lora": ADAPTER_LORA, "learning_rate": ADAPTER_LEARNING_RATE}
+@dataclass(frozen=True)
+class Experiment:
+    """Where it lies, and how much is done."""
 
-    def settings(tokens: int, **more: Any) -> SFTSettings:
+    output: Path
+    tokens: int
+    evaluated: int
+    retrained_tokens: int
+    students: Sequence[str]
+    kinds: dict[str, Kind] = field(default_factory=groups)
+
+    def settings(self, tokens: int, **more: Any) -> SFTSettings:
         return SFTSettings.model_validate({"max_tokens": tokens, "epochs": 1_000, "threads": 1, **more})
 
-    episodes = {name: solved(*kind, 0, EPISODES) for name, kind in kinds.items()}
-    results: dict[str, dict[str, Any]] = {}
-    folder = output / "set"
-    for name, (scenario, families) in kinds.items():
-        once(
-            output / f"train-{name}.json",
-            lambda name=name, scenario=scenario: train_adapter(
-                episodes[name], scenario, folder, name, settings(options.tokens, **lora)
-            ),
-        )
-    policy = AdapterSetPolicy(folder, max_new_tokens=LONGEST_TURN)
-    for name, (scenario, families) in kinds.items():
-        results["adapters", name] = once(
-            output / f"adapters-{name}.json",
-            lambda: measured(policy, scenario, families, n, output / f"adapters-{name}.jsonl"),  # noqa: B023
-        )
-    for student in options.students:
-        place = output / student.replace(" ", "-")
-        once(
-            output / f"train-{student.replace(' ', '-')}.json",
-            lambda: train_sft(  # noqa: B023
-                everything(list(episodes.values())),
-                union([scenario for scenario, _ in kinds.values()]),
-                place,
-                settings(3 * options.tokens, **(lora if student == "one adapter" else {})),
-            ),
-        )
-        acting = LanguageModelPolicy(place, max_new_tokens=LONGEST_TURN)
-        for name, (scenario, families) in kinds.items():
-            results[student, name] = once(
-                output / f"{place.name}-{name}.json",
-                lambda: measured(acting, scenario, families, n, output / f"{place.name}-{name}.jsonl"),  # noqa: B023
-            )
-    print(table(results))
-    print(json.dumps(once(output / "retrained.json", lambda: retrained(output, kinds, n, settings, options, lora))))
-    print(json.dumps(once(output / "costs.json", lambda: costs(output, kinds))))
+    def perform(self) -> None:
+        """Make the parts that are missing, and print what came out."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        episodes = {name: solved(kind, 0, EPISODES) for name, kind in self.kinds.items()}
+        for name in self.kinds:
+            once(self.output / f"train-{name}.json", partial(self.adapter, name, episodes[name], self.tokens))
+        policy = AdapterSetPolicy(self.output / "set", max_new_tokens=LONGEST_TURN)
+        results = {"adapters": self.measured(policy, "adapters")}
+        for student in self.students:
+            place = self.output / student.replace(" ", "-")
+            train = partial(self.student, place, list(episodes.values()), **(LORA if student == "one adapter" else {}))
+            once(self.output / f"train-{place.name}.json", train)
+            results[student] = self.measured(LanguageModelPolicy(place, max_new_tokens=LONGEST_TURN), place.name)
+        print(table(results))
+        print(json.dumps(once(self.output / "retrained.json", self.retrained)))
+        print(json.dumps(once(self.output / "costs.json", self.costs)))
+
+    def adapter(self, name: str, episodes: Sequence[Trajectory], tokens: int) -> dict[str, Any]:
+        settings = self.settings(tokens, **LORA)
+        return train_adapter(episodes, self.kinds[name].scenario, self.output / "set", name, settings)
+
+    def student(self, place: Path, episodes: Sequence[Sequence[Trajectory]], **more: Any) -> dict[str, Any]:
+        """One student for all, of the same tokens in all."""
+        toolbox = union([kind.scenario for kind in self.kinds.values()])
+        return train_sft(everything(episodes), toolbox, place, self.settings(len(self.kinds) * self.tokens, **more))
+
+    def measured(self, policy: Policy, name: str) -> dict[str, dict[str, Any]]:
+        """The evaluation of each group."""
+        return {
+            group: once(self.output / f"{name}-{group}.json", partial(self.evaluated_on, policy, name, group))
+            for group in self.kinds
+        }
+
+    def evaluated_on(self, policy: Policy, name: str, group: str) -> dict[str, Any]:
+        kind, kept = self.kinds[group], self.output / f"{name}-{group}.jsonl"
+        options: dict[str, Any] = {"families": kind.families, "seed_start": FIRST_TEST_SEED, "n": self.evaluated}
+        evaluation = evaluate(kind.scenario, policy, batch=50, trajectories=kept, **options)
+        return {"evaluation": json.loads(evaluation.to_json())}
+
+    def retrained(self) -> dict[str, Any]:
+        """Train the adapter of the orders anew; how many episodes of each group are the same to the bit as before."""
+        folder = self.output / "set"
+        before = (folder / SET_FILE).read_bytes()
+        self.adapter("orders", solved(self.kinds["orders"], RETRAINED_SEED, EPISODES), self.retrained_tokens)
+        self.measured(AdapterSetPolicy(folder, max_new_tokens=LONGEST_TURN), "retrained")
+        with whole_file(folder / SET_FILE) as stream:  # the set as it was
+            stream.write(before)
+        same: dict[str, Any] = {}
+        for name in self.kinds:
+            one, two = (read_trajectories(self.output / f"{when}-{name}.jsonl") for when in ("adapters", "retrained"))
+            equal = [a.without_timing() == b.without_timing() for a, b in zip(one, two, strict=True)]
+            same[name] = {"episodes": len(equal), "equal": sum(equal)}
+        return same
+
+    def costs(self) -> dict[str, Any]:
+        """Speed and weights of a student, of the set with additions folded in, and of the set on shared weights."""
+        every = list(self.kinds.values())
+        student = LanguageModelPolicy(self.output / "full", max_new_tokens=LONGEST_TURN)
+        told = {"student": {**speed(student, every), "bytes": weight_bytes([student.model])}}
+        for folded in (True, False):
+            policy = AdapterSetPolicy(self.output / "set", folded=folded, max_new_tokens=LONGEST_TURN)
+            weights = weight_bytes([each.model for each in policy.policies.values()])
+            told["folded" if folded else "shared"] = {**speed(policy, every), "bytes": weights}
+        return told
 
 
-def retrained(
-    output: Path, kinds: dict[str, Any], n: int, settings: Callable[..., SFTSettings], options: Any, lora: Any
-) -> dict[str, Any]:
-    """Train the adapter of the orders anew; episodes of each group that are the same to the bit as before."""
-    folder = output / "set"
-    before = (folder / SET_FILE).read_bytes()
-    scenario, families = kinds["orders"]
-    other = solved(scenario, families, RETRAINED_SEED, EPISODES)
-    train_adapter(other, scenario, folder, "orders", settings(options.retrained_tokens, **lora))
-    policy = AdapterSetPolicy(folder, max_new_tokens=LONGEST_TURN)
-    same: dict[str, Any] = {}
-    for name, (scenario, families) in kinds.items():
-        kept = output / f"retrained-{name}.jsonl"
-        measured(policy, scenario, families, n, kept)
-        pairs = zip(read_trajectories(output / f"adapters-{name}.jsonl"), read_trajectories(kept), strict=True)
-        equal = [one.without_timing() == two.without_timing() for one, two in pairs]
-        same[name] = {"episodes": len(equal), "equal": sum(equal)}
-    with whole_file(folder / SET_FILE) as stream:  # the set as it was
-        stream.write(before)
-    return same
-
-
-def costs(output: Path, kinds: dict[str, Any]) -> dict[str, Any]:
-    """Speed and weights of a student, of the set with additions folded in, and of the set on shared weights."""
-    every = list(kinds.values())
-    student = LanguageModelPolicy(output / "full", max_new_tokens=LONGEST_TURN)
-    told = {"student": {**speed(student, every), "bytes": weight_bytes([student.model])}}
-    for folded in (True, False):
-        policy = AdapterSetPolicy(output / "set", folded=folded, max_new_tokens=LONGEST_TURN)
-        weights = weight_bytes([each.model for each in policy.policies.values()])
-        told["folded" if folded else "shared"] = {**speed(policy, every), "bytes": weights}
-    return told
-
-
-def table(results: dict[Any, dict[str, Any]]) -> str:
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Markdown: success of each way on each group."""
     lines = ["| | families of | n | success | valid | invented | tool F1 |", "| --- " * 7 + "|"]
-    for (way, group), result in results.items():
+    for way, group, result in ((way, group, of[group]) for way, of in results.items() for group in of):
         overall = result["evaluation"]["overall"]
         success = overall["success"]
         cells = [
@@ -221,6 +218,17 @@ def table(results: dict[Any, dict[str, Any]]) -> str:
 
 def _value(metric: dict[str, float] | None) -> str:
     return "–" if metric is None else f"{metric['value']:.3f}"
+
+
+def main() -> None:
+    """Make the parts that are missing, and print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/learning/adapters"))
+    parser.add_argument("--tokens", type=int, default=150_000, help="of each adapter")
+    parser.add_argument("--evaluated", type=int, default=200, help="test tasks of each group")
+    parser.add_argument("--retrained-tokens", type=int, default=40_000)
+    parser.add_argument("--students", nargs="+", choices=["full", "one adapter"], default=["full", "one adapter"])
+    Experiment(**vars(parser.parse_args())).perform()
 
 
 if __name__ == "__main__":

@@ -137,9 +137,11 @@ def test_an_adapter_is_swapped_back_without_training(room: Path, crm: Scenario) 
 
 
 def test_the_same_data_and_settings_are_not_trained_twice(room: Path, crm: Scenario) -> None:
-    again = train_adapter(
-        solved_of(crm, ORDERS), crm, room / "set", "orders", settings(room / "base"), on_step=lambda *_: pytest.fail()
-    )
+    def trained_again(*_: object) -> None:
+        pytest.fail("trained again")
+
+    base = room / "base"
+    again = train_adapter(solved_of(crm, ORDERS), crm, room / "set", "orders", settings(base), on_step=trained_again)
     assert again["adapter"] == AdapterSet.read(room / "set").adapters["orders"].folder
 
 
