@@ -64,9 +64,11 @@ def room(trained: tuple[Path, Path], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def played(folder: Path, scenario: Scenario, families: Sequence[str], count: int = 8) -> list[Trajectory]:
+def played(
+    folder: Path, scenario: Scenario, families: Sequence[str], count: int = 8, *, folded: bool = True
+) -> list[Trajectory]:
     """What the set does on test tasks, apart from seconds."""
-    policy = AdapterSetPolicy(folder, max_new_tokens=12)
+    policy = AdapterSetPolicy(folder, folded=folded, max_new_tokens=12)
     attempts = [Attempt(900_000 + i) for i in range(count)]
     done = rollout(scenario, policy, attempts, families=families, max_steps=3, batch=4)
     return [trajectory.without_timing() for trajectory in done]
@@ -120,6 +122,29 @@ def test_retraining_one_leaves_what_the_others_do_the_same_to_the_bit(room: Path
     assert after[ACCOUNTS] == before[ACCOUNTS], "tokens and their log-probabilities, too"
     assert after[ORDERS] != before[ORDERS], "the test could have failed"
     assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def test_adapters_can_share_the_weights_of_their_base(trained: tuple[Path, Path], crm: Scenario) -> None:
+    folder, _ = trained
+
+    def weights(folded: bool) -> set[int]:
+        policy = AdapterSetPolicy(folder, folded=folded)
+        return {
+            tensor.data_ptr()
+            for student in policy.policies.values()
+            for name, tensor in student.model.named_parameters()
+            if "down_proj" in name and "lora" not in name
+        }
+
+    layers = 4
+    assert len(weights(folded=False)) == layers
+    assert len(weights(folded=True)) == 3 * layers
+    apart, one = (played(folder, crm, ORDERS + ACCOUNTS, folded=folded) for folded in (False, True))
+    for mine, theirs in zip(apart, one, strict=True):
+        assert mine.task == theirs.task
+        assert [step.token_ids for step in mine.steps] == [step.token_ids for step in theirs.steps]
+        for a, b in zip(mine.steps, theirs.steps, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
 
 
 def test_an_adapter_is_swapped_back_without_training(room: Path, crm: Scenario) -> None:
