@@ -48,6 +48,14 @@ def wilson(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
+def share(hits: ArrayLike) -> Metric:
+    """The share of hits among trials on their own, at least one; (trials,), each 0 or 1."""
+    each = np.asarray(hits, dtype=np.float64)
+    metric = proportion(each, np.ones(len(each)))
+    assert metric is not None, "there is at least one"
+    return metric
+
+
 def proportion(hits: ArrayLike, trials: ArrayLike) -> Metric | None:
     """The share of hits among trials that come in clusters; None without a trial.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -163,15 +163,20 @@ class Prompter:
                 pieces.append((text, False))
         return pieces
 
-    def context(self, messages: Sequence[Message]) -> str:
+    def context(self, messages: Sequence[Message], written: Mapping[int, str] | None = None) -> str:
         """The text after which the student writes its next turn.
 
         Args:
             messages: the whole conversation; in the toolenv dialect also those since the student's last turn.
+            written: number of an assistant's turn, from 0 -> what the student wrote, which then stands there to the
+                letter; only where there is a chat template.
         """
         shown = self.messages(messages)
         if isinstance(self.dialect, HermesDialect):
-            return self._template(self.dialect.to_chat(shown, self._tools()), ask=True)
+            chat = self.dialect.to_chat(shown, self._tools())
+            for i, turn in enumerate(turn for turn in chat if turn["role"] == "assistant"):
+                turn["content"] = (written or {}).get(i, turn["content"])
+            return self._template(chat, ask=True)
         return self.dialect.render_messages(shown) + ASSISTANT
 
     def _template_pieces(self, chat: list[dict[str, str]]) -> list[tuple[str, bool]]:
@@ -322,11 +327,16 @@ class LanguageModelPolicy:
         memory = episode.memory
         if "prompter" not in memory:
             memory.update(prompter=Prompter(self.style, episode.toolbox, self.tokenizer), ids=[], seen=0)
+            memory.update(text="", written={})
             memory.setdefault("past", Past())  # it may begin with what was computed of another episode's like context
         messages, prompter = episode.messages, memory["prompter"]
         if self.style.dialect == HermesDialect.name:
-            # Chat templates are only known as a whole, so the conversation is rendered anew.
-            memory["ids"] = self._encode(prompter.context(messages))
+            # A chat template is only known as a whole: all is rendered anew, and what is new of it is encoded.
+            text = prompter.context(messages, memory["written"])
+            if not text.startswith(memory["text"]):  # the template rewrites earlier turns
+                memory.update(text="", ids=[])
+            memory["ids"] += self._encode(text.removeprefix(memory["text"]))
+            memory["text"] = text
             return list(memory["ids"])
         new = messages[memory["seen"] :]
         # What the student itself wrote is in the ids already, from when it was sampled.
@@ -343,9 +353,13 @@ class LanguageModelPolicy:
 
     def _decide(self, episode: Episode, ids: list[int], logprobs: list[float]) -> Decision:
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        episode.memory["ids"] += ids
-        prompter = episode.memory["prompter"]
+        memory = episode.memory
+        memory["ids"] += ids
+        memory["text"] += text
+        prompter = memory["prompter"]
         written = text.removesuffix(str(self.tokenizer.eos_token))
+        turn = sum(message["role"] == "assistant" for message in episode.messages)
+        memory["written"][turn] = written
         rounded = tuple(round(value, 5) for value in logprobs)
         spans = prompter.dialect.spans(text)
         act = self._token_at(ids, spans[-1].start)  # ACT is the last in every dialect

@@ -14,7 +14,8 @@ from toolenv.console import MAX_SEED, Families, Json_, Quiet, Scenario_, out, pl
 from toolenv.progress import progress_bar
 
 if TYPE_CHECKING:
-    from toolenv.training.cascade import DoubtQuality, Tried
+    from toolenv.training.doubt import DoubtQuality
+    from toolenv.training.sweep import Tried
 
 cascade_app = typer.Typer(help="Small model first, frontier on doubt.", no_args_is_help=True)
 

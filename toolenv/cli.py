@@ -377,11 +377,12 @@ def demo(
     quick: Annotated[bool, typer.Option(help="A tenth of the work, to see that everything runs.")] = False,
     seed: TrainingSeed = 0,
 ) -> None:
-    """The main job, end to end: a scenario becomes a dataset, a student and a table."""
-    from toolenv.demo import FULL, QUICK, run
+    """The main job, end to end: `toolenv distill crm` in its short form."""
+    from toolenv.demo import FULL, QUICK
+    from toolenv.demo import demo as run
 
     folder = output or Path("runs/quick" if quick else "runs/demo")
-    run(folder, size=QUICK if quick else FULL, seed=seed, console=out)
+    run(folder, settings=QUICK if quick else FULL, seed=seed, console=out)
 
 
 # -- what the commands share -------------------------------------------------------------------------------

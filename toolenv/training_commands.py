@@ -36,6 +36,9 @@ MaxTokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many t
 BatchTokens = Annotated[int, typer.Option(min=16, help="Tokens a batch, padding counted.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
 LoraRank = Annotated[int | None, typer.Option(min=1, help="Train LoRA additions of this rank.")]
+CheckpointSteps = Annotated[
+    int | None, typer.Option(min=1, help="Steps between checkpoints; the same command then goes on from the last.")
+]
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of RL.")]
 
 
@@ -50,6 +53,7 @@ def train_sft(
     batch_tokens: BatchTokens = 1_280,
     learning_rate: LearningRate = 2e-3,
     lora_rank: LoraRank = None,
+    checkpoint_steps: CheckpointSteps = None,
     seed: TrainingSeed = 0,
     as_json: Json_ = False,
     quiet: Quiet = False,
@@ -67,6 +71,7 @@ def train_sft(
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         lora=_lora(lora_rank),
+        checkpoint_steps=checkpoint_steps,
         seed=seed,
     )
 
@@ -104,6 +109,7 @@ def train_sad(
     batch_tokens: BatchTokens = 1_280,
     learning_rate: LearningRate = 2e-3,
     lora_rank: LoraRank = None,
+    checkpoint_steps: CheckpointSteps = None,
     seed: TrainingSeed = 0,
     as_json: Json_ = False,
     quiet: Quiet = False,
@@ -135,6 +141,7 @@ def train_sad(
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         lora=_lora(lora_rank),
+        checkpoint_steps=checkpoint_steps,
         seed=seed,
     )
 
@@ -341,18 +348,17 @@ def distill(
     quiet: Quiet = False,
 ) -> None:
     """The whole path: data, SAD, SCoRe, SWiRL, evaluation. The same command goes on where it was interrupted."""
+    from toolenv.demo import distil, tell
     from toolenv.scenarios.loading import load_scenario
     from toolenv.training.distill import DistillSettings
-    from toolenv.training.distill import distill as run
-    from toolenv.training.evaluation_tables import render_table
 
     settings = DistillSettings() if config is None else DistillSettings.read(config)
-    result = run(load_scenario(scenario), output, settings, notify=_teller(quiet or as_json))
+    loaded = load_scenario(scenario)
+    result = distil(loaded, output, settings, hidden=quiet or as_json)
     if as_json:
         print_json(result.evaluations)
     else:
-        render_table(result.evaluations, out)
-        out.print(f"specialist in {output / 'student'}", highlight=False, markup=False)
+        tell(loaded, result, output, out)
 
 
 def _teller(hidden: bool) -> Callable[[str], None]:

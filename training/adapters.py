@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from hashlib import blake2b
 from os.path import relpath
@@ -35,7 +35,7 @@ from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
 from toolenv.training.base_models import base_model_path
 from toolenv.training.claim import require_one_process
-from toolenv.training.sft import LoraSettings, SFTSettings, fit
+from toolenv.training.sft import LoraSettings, OnStep, SFTSettings, fit
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -54,7 +54,7 @@ def train_adapter(
     settings: SFTSettings | None = None,
     *,
     reroute: bool = False,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Train an adapter and put it into a set, which is made if it is not there.
 
@@ -143,7 +143,9 @@ def _begun(folder: Path, model: str) -> AdapterSet:
 
 
 def _made_from(adapters: AdapterSet, data_digest: str, scenario: Scenario, settings: SFTSettings) -> str:
-    how = settings.model_dump(mode="json", exclude={"model", "threads"})  # the base's digest says which model
+    how = settings.model_dump(
+        mode="json", exclude={"model", "threads", "checkpoint_steps"}
+    )  # the base's digest says which model
     what = [adapters.base_digest, data_digest, scenario.version, scenario.toolbox.version, how]
     return blake2b(json.dumps(what).encode(), digest_size=6).hexdigest()
 
@@ -157,12 +159,13 @@ def _make(
     families: tuple[str, ...],
     data_digest: str,
     settings: SFTSettings,
-    on_step: Callable[[int, int, float], None] | None,
+    on_step: OnStep | None,
 ) -> None:
     """Train, and write the adapter's folder, which appears when it is whole."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        model, _, style, summary = fit(episodes, scenario.toolbox, scratch, settings, on_step)
+        fitted = fit(episodes, scenario.toolbox, scratch, settings, on_step)
+        model = fitted.model
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         partial = stack.enter_context(whole_folder(place))
         _save(model, partial, adapters.base)
@@ -170,7 +173,7 @@ def _make(
             name=name,
             base=adapters.base,
             base_digest=adapters.base_digest,
-            style=style,
+            style=fitted.style,
             scenario=scenario.name,
             scenario_version=scenario.version,
             toolbox_version=scenario.toolbox.version,
@@ -180,7 +183,7 @@ def _make(
             episodes=len(episodes),
             weights_digest=digest_of([partial / WEIGHTS_FILE]),
         )
-        summary = {**summary, "trained_parameters": trained, "adapter": place.name}
+        summary = {**fitted.summary, "trained_parameters": trained, "adapter": place.name}
         for file, text in (
             (CARD_FILE, card.model_dump_json(indent=2)),
             (TRAINING_FILE, json.dumps(summary, indent=2)),

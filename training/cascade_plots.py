@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolenv.training.cascade import DoubtQuality, Tried
+from toolenv.training.doubt import DoubtQuality
+from toolenv.training.sweep import Tried
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,29 +9,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from toolenv.agents.collect import collect
+from toolenv.agents.dialects import ToolenvDialect
 from toolenv.agents.filters import FILTERS, filter_dataset
-from toolenv.agents.language_model import LanguageModelPolicy
+from toolenv.agents.language_model import LanguageModelPolicy, PromptStyle
 from toolenv.agents.oracle import OraclePolicy
+from toolenv.agents.policy import Policy
 from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
 from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError
+from toolenv.training.base_models import base_model_path
 from toolenv.training.claim import claim, require_one_process
 from toolenv.training.evaluate import Evaluation, evaluate
 from toolenv.training.losses import SpanLoss
 from toolenv.training.policy_gradient import SUMMARY, PolicyGradientSettings
 from toolenv.training.reduction import Reduction
 from toolenv.training.score import MentoringSettings, mentor, require_training_tasks
-from toolenv.training.sft import SFTSettings, train_sft
+from toolenv.training.sft import BASE_MODELS, OnStep, SFTSettings, train_sft
 from toolenv.training.swirl import SWiRLSettings, train_swirl
+
+SPECIALIST = "SWiRL"
+"""The last student, among the evaluations."""
 
 
 class DistillError(OperatorError):
@@ -47,7 +54,11 @@ class DistillSettings(BaseModel):
     tasks: int = Field(4_000, ge=10, description="Tasks of the teacher.")
     fault_rate: float = Field(0.2, ge=0, le=1, description="Share of its episodes with a fault; filters drop them.")
     mentored_tasks: int = Field(2_000, ge=10, description="Tasks of the student under a mentor.")
-    evaluated: int = Field(300, ge=1, description="Test tasks; half as many of families never seen.")
+    evaluated: int = Field(
+        300, ge=1, description="Test tasks of the specialist and the teacher; half as many of families never seen."
+    )
+    evaluated_between: int = Field(300, ge=1, description="Likewise of the students in between.")
+    evaluated_base: int = Field(30, ge=1, description="Likewise of the model as it was; it does not know when to stop.")
     max_new_tokens: int = Field(96, ge=1, description="Of one turn, in evaluation; a turn cut there can not be read.")
     seed: int = Field(0, ge=0)
     sad: SFTSettings = SFTSettings(max_tokens=500_000, epochs=100, loss=SpanLoss(reduction=Reduction.SPAN))
@@ -92,7 +103,10 @@ def _merged(base: dict[str, Json], over: dict[str, Json]) -> dict[str, Json]:
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """What came of it: student -> evaluation, from the first to the last; seconds of the stages made now."""
+    """What came of it: policy -> evaluation, from the model as it was to the teacher; seconds of the stages made now.
+
+    "grounded" is the specialist with grounded decoding, if its dialect can be.
+    """
 
     evaluations: dict[str, Evaluation]
     seconds: dict[str, float]
@@ -104,36 +118,44 @@ def distill(
     settings: DistillSettings | None = None,
     *,
     notify: Callable[[str], None] = lambda stage: None,
+    on_step: OnStep | None = None,
 ) -> Distillation:
     """Run what of the path is missing in `out`; `out/student` is the specialist.
 
     Args:
         notify: told of each stage that begins.
+        on_step: told of fine-tuning: step, steps in all, loss.
 
     Raises:
         FolderTaken: the folder was begun with other settings or another version of the scenario.
         ValueError: there are several processes.
     """
-    return _Path(scenario, Path(out), settings or DistillSettings(), notify).run()
+    return _Path(scenario, Path(out), settings or DistillSettings(), notify, on_step).run()
 
 
+@dataclass(slots=True)
 class _Path:
-    def __init__(self, scenario: Scenario, out: Path, settings: DistillSettings, notify: Callable[[str], None]) -> None:
-        self.scenario, self.out, self.settings, self.notify = scenario, out, settings, notify
-        self.seconds: dict[str, float] = {}
+    scenario: Scenario
+    out: Path
+    settings: DistillSettings
+    notify: Callable[[str], None]
+    on_step: OnStep | None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> Distillation:
-        settings = self.settings
         require_one_process("distillation")
-        claim(self.out, scenario=self.scenario.version, distill=settings.model_dump(mode="json"))
-        first = settings.first_seed
-        kept = self._data(first)
+        claim(self.out, scenario=self.scenario.version, distill=self.settings.model_dump(mode="json"))
+        self._train()
+        return Distillation(self._evaluate(), self.seconds)
+
+    def _train(self) -> None:
+        settings, first = self.settings, self.settings.first_seed
+        taught = [trajectory for trajectory in read_trajectories(self._data(first)) if trajectory.success]
         sad, score, student = self.out / "sad", self.out / "score", self.out / "student"
-        taught = [trajectory for trajectory in read_trajectories(kept) if trajectory.success]
         own = {"model": settings.model, "seed": settings.seed}
         if not (sad / "training.json").is_file():
             with self._stage("SAD"):
-                train_sft(taught, self.scenario.toolbox, sad, settings.sad.model_copy(update=own))
+                train_sft(taught, self.scenario.toolbox, sad, settings.sad.model_copy(update=own), on_step=self.on_step)
         if not (score / "score.json").is_file():
             with self._stage("SCoRe"):
                 sft, rl = settings.score.sft, settings.score.policy_gradient
@@ -141,17 +163,13 @@ class _Path:
                     update={"sft": sft.model_copy(update=own), "policy_gradient": self._seeded(rl)}
                 )
                 tasks = range(first + settings.tasks, first + settings.tasks + settings.mentored_tasks)
-                mentor(self.scenario, sad, taught, tasks, score, mentoring, notify=self.notify)
+                mentor(self.scenario, sad, taught, tasks, score, mentoring, notify=self.notify, on_step=self.on_step)
         if not (student / SUMMARY).is_file():
             with self._stage("SWiRL"):
                 swirl = settings.swirl.model_copy(
                     update={"policy_gradient": self._seeded(settings.swirl.policy_gradient)}
                 )
                 train_swirl(self.scenario, read_trajectories(score / "mentored"), score / "student", student, swirl)
-        students = {"SAD": sad, "SCoRe, fine-tuned": score / "sft", "SCoRe": score / "student", "SWiRL": student}
-        evaluations = {name: self._evaluation(name, folder) for name, folder in students.items()}
-        evaluations["teacher"] = self._evaluation("teacher", None)
-        return Distillation(evaluations, self.seconds)
 
     def _seeded(self, settings: PolicyGradientSettings) -> PolicyGradientSettings:
         return settings.model_copy(update={"seed": self.settings.seed})
@@ -166,19 +184,37 @@ class _Path:
                 filter_dataset(dataset, FILTERS, self.out / "filtered", scenario=self.scenario)
         return kept
 
-    def _evaluation(self, name: str, folder: Path | None) -> Evaluation:
-        """Of a student or the teacher, on test tasks of families trained on, and half as many of the others, if any."""
+    def _evaluate(self) -> dict[str, Evaluation]:
+        settings, student = self.settings, self.out / "student"
+        base = base_model_path(settings.model) if settings.model in BASE_MODELS else Path(settings.model)
+        folders = {
+            "base": (base, settings.evaluated_base),
+            "SAD": (self.out / "sad", settings.evaluated_between),
+            "SCoRe-SFT": (self.out / "score" / "sft", settings.evaluated_between),
+            "SCoRe-RL": (self.out / "score" / "student", settings.evaluated_between),
+            SPECIALIST: (student, settings.evaluated),
+        }
+        policies: dict[str, tuple[Callable[[], Policy], int]] = {
+            name: (partial(LanguageModelPolicy, folder, max_new_tokens=settings.max_new_tokens), tasks)
+            for name, (folder, tasks) in folders.items()
+        }
+        if PromptStyle.load(student).dialect == ToolenvDialect.name:
+            policies["grounded"] = partial(LanguageModelPolicy, student, grounded=True), settings.evaluated
+        policies["teacher"] = OraclePolicy, settings.evaluated
+        return {name: self._evaluation(name, *policy) for name, policy in policies.items()}
+
+    def _evaluation(self, name: str, policy: Callable[[], Policy], tasks: int) -> Evaluation:
+        """On `tasks` test tasks of families trained on, and half as many of the others, if any."""
         parts = []
-        for families, n in (("train", self.settings.evaluated), ("unseen", max(1, self.settings.evaluated // 2))):
+        for families, n in (("train", tasks), ("unseen", max(1, tasks // 2))):
             if not any(family.split == families for family in self.scenario.families.values()):
                 continue
-            path = self.out / "evaluations" / f"{name.replace(', ', '-').replace(' ', '-').lower()}-{families}.json"
+            path = self.out / "evaluations" / f"{name.lower()}-{families}.json"
             if not path.is_file():
                 path.parent.mkdir(exist_ok=True)
-                limit = self.settings.max_new_tokens
-                policy = OraclePolicy() if folder is None else LanguageModelPolicy(folder, max_new_tokens=limit)
                 kept = path.with_suffix(".jsonl")
-                run = evaluate(self.scenario, policy, n=n, families=families, batch=100, trajectories=kept)
+                with self._stage(f"evaluating {name}"):
+                    run = evaluate(self.scenario, policy(), n=n, families=families, batch=100, trajectories=kept)
                 with whole_file(path) as stream:
                     stream.write(run.to_json())
             parts.append(Evaluation.from_json(path.read_bytes(), str(path)))
@@ -190,4 +226,4 @@ class _Path:
         self.notify(name)
         began = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - began, 1)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 1)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from toolenv.agents.dialects import ToolenvDialect
 from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Prompter, Student
 from toolenv.agents.records import whole_file
-from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.scenarios.splits import mix, salt
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.claim import claim
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 SUMMARY = "policy_gradient.json"
@@ -322,18 +323,14 @@ def sample_of(trajectory: Trajectory, policy: LanguageModelPolicy, toolbox: Tool
     """A recorded episode as a sample: the ids that the policy sampled, and what it was shown between them.
 
     Raises:
-        ModelError: the policy reads a chat template, which renders earlier turns anew; such a student learns from
-            single steps only (SWiRL).
+        ModelError: the policy's chat template rewrites earlier turns; such a student learns from single steps only
+            (SWiRL).
     """
-    if policy.style.dialect != ToolenvDialect.name:
-        raise ModelError("episodes of a chat template's student can not be learned from; train it step by step (SWiRL)")
-    prompter = Prompter(policy.style, toolbox, policy.tokenizer)
     ids: list[int] = []
     sampled: list[bool] = []
     logprobs: list[float] = []
-    steps = iter(trajectory.steps)
-    for text, own in prompter.pieces(trajectory.messages):
-        step = next(steps) if own else None
+    pieces = _pieces if policy.style.dialect == ToolenvDialect.name else _template_pieces
+    for text, step in pieces(trajectory, Prompter(policy.style, toolbox, policy.tokenizer), policy.tokenizer):
         if step is not None and step.token_ids is not None and step.logprobs is not None:
             ids += step.token_ids
             sampled += [True] * len(step.token_ids)
@@ -343,6 +340,29 @@ def sample_of(trajectory: Trajectory, policy: LanguageModelPolicy, toolbox: Tool
             ids += part
             sampled += [False] * len(part)
     return Sample(ids, sampled, logprobs, reward)
+
+
+def _pieces(trajectory: Trajectory, prompter: Prompter, _: Any) -> Iterator[tuple[str, Step | None]]:
+    """What the student was shown, and its steps."""
+    steps = iter(trajectory.steps)
+    return ((text, next(steps) if own else None) for text, own in prompter.pieces(trajectory.messages))
+
+
+def _template_pieces(
+    trajectory: Trajectory, prompter: Prompter, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[str, Step | None]]:
+    """The same through a chat template, with what the student wrote to the letter, as when it acted."""
+    done, written = "", dict[int, str]()
+    for number, step in enumerate(trajectory.steps):
+        if step.token_ids is None:
+            continue
+        text = prompter.context(replace(trajectory, steps=trajectory.steps[:number]).messages, written)
+        if not text.startswith(done):
+            raise ModelError("the model's chat template rewrites earlier turns; train it step by step (SWiRL)")
+        yield text.removeprefix(done), None
+        yield "", step
+        written[number] = step.text.removesuffix(str(tokenizer.eos_token))
+        done = text + step.text
 
 
 def _resume(checkpoint: Path, student: Student, optimizer: torch.optim.Optimizer) -> list[StepLog]:

@@ -38,7 +38,7 @@ from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
 from toolenv.tools.calls import Json
 from toolenv.training.claim import claim, require_one_process
 from toolenv.training.policy_gradient import Group, PolicyGradientSettings, Sampler, sample_of, train_policy
-from toolenv.training.sft import SFTSettings, train_sft
+from toolenv.training.sft import OnStep, SFTSettings, train_sft
 from toolenv.training.states import State, trial_number
 
 MENTORED_BATCH = 100
@@ -147,11 +147,13 @@ def train_score(
     settings: ScoreSettings | None = None,
     *,
     notify: Callable[[str], None] = lambda stage: None,
+    on_step: OnStep | None = None,
 ) -> ScoreReport:
     """Run all stages; the same call again goes on where it was interrupted. `out/student` is the student.
 
     Args:
         notify: told of each stage that begins.
+        on_step: told of fine-tuning.
 
     Raises:
         FolderTaken: `out` holds a run with other settings.
@@ -168,9 +170,9 @@ def train_score(
     taught = [t for t in read_trajectories(out / "cold-data") if t.success]
     if not (out / "cold" / "training.json").is_file():
         notify("cold start")
-        train_sft(taught, scenario.toolbox, out / "cold", settings.cold)
+        train_sft(taught, scenario.toolbox, out / "cold", settings.cold, on_step=on_step)
     tasks = range(settings.first_seed + cold_tasks, settings.first_seed + settings.tasks)
-    return mentor(scenario, out / "cold", taught, tasks, out, settings, notify=notify)
+    return mentor(scenario, out / "cold", taught, tasks, out, settings, notify=notify, on_step=on_step)
 
 
 def mentor(
@@ -182,6 +184,7 @@ def mentor(
     settings: MentoringSettings,
     *,
     notify: Callable[[str], None] = lambda stage: None,
+    on_step: OnStep | None = None,
 ) -> ScoreReport:
     """The stages after the cold start; what is in `out` already is kept. `out/student` is the student.
 
@@ -200,7 +203,7 @@ def mentor(
     _write_pairs(mentored, out)
     if not (out / "sft" / "training.json").is_file():
         notify("fine-tuning on what was corrected")
-        train_sft([*taught, *solved], scenario.toolbox, out / "sft", settings.sft)
+        train_sft([*taught, *solved], scenario.toolbox, out / "sft", settings.sft, on_step=on_step)
     notify(f"short-horizon RL from {len(keys):,} verified prefixes")
     if keys:
         sampler = key_step_sampler(scenario, keys, settings.rewards, settings.policy_gradient)

@@ -17,6 +17,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,7 @@ from toolenv.agents.shipped_models import BASE_MODELS
 from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.base_models import base_model_path
+from toolenv.training.checkpoints import CHECKPOINTS, Checkpoints
 from toolenv.training.curriculum import Curriculum, draw_order
 from toolenv.training.examples import Example, encode, make_batches, shared_prefix
 from toolenv.training.losses import SpanLoss
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 LEAST_SHARED: Final = 32
 """Tokens: a shorter beginning that all conversations share is computed with each of them."""
+
+OnStep = Callable[[int, int, float], None]
+"""Is told of a run: step, steps in all, loss."""
 
 
 class LoraSettings(BaseModel):
@@ -78,6 +83,9 @@ class SFTSettings(BaseModel):
     lora: LoraSettings | None = None
     loss: SpanLoss = SpanLoss()
     curriculum: Curriculum | None = Field(None, description="Easy first; a random order if left out.")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="Steps between checkpoints, from which an interrupted run goes on; none if left out."
+    )
     style: PromptStyle | None = Field(
         None, description="What the student is shown; as the model's folder says, else tools and policy in full."
     )
@@ -95,43 +103,64 @@ def train_sft(
     out: str | Path,
     settings: SFTSettings | None = None,
     *,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a model on trajectories; the folder `out` is then a student for `LanguageModelPolicy`.
 
     Args:
         trajectories: all are trained on; filter them first.
-        on_step: called with (step, steps in all, loss) at every log.
+        on_step: called at every log.
 
     Returns:
-        A summary: examples, tokens, steps, seconds, tokens a second, first and last loss.
+        A summary: examples, tokens, steps, first and last loss; seconds and tokens a second of what was not done
+        before an interruption.
 
     Raises:
         ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.
+        FolderTaken: the checkpoints in `out` are another run's.
     """
     settings = settings or SFTSettings()
     out = Path(out)
-    model, tokenizer, style, summary = fit(trajectories, toolbox, out, settings, on_step)
+    fitted = fit(trajectories, toolbox, out, settings, on_step)
+    model, summary = fitted.model, fitted.summary
     if settings.lora is not None:
-        model = model.merge_and_unload()
+        model = model.float().merge_and_unload()  # bfloat16 would round small additions away
     summary["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     if is_main_process():
-        _save(model, tokenizer, style, out)
+        _save(model, fitted.tokenizer, fitted.style, out)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+        if fitted.checkpoints is not None:
+            fitted.checkpoints.clear()
     return summary
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training ends with; LoRA additions are still apart from the model's weights.
+
+    Attributes:
+        summary: as `train_sft` gives it.
+        checkpoints: to be cleared once the model is saved.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    style: PromptStyle
+    summary: dict[str, Any]
+    checkpoints: Checkpoints | None
 
 
 def fit(
     trajectories: Iterable[Trajectory],
     toolbox: Toolbox,
-    scratch: Path,
+    out: Path,
     settings: SFTSettings,
-    on_step: Callable[[int, int, float], None] | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle, dict[str, Any]]:
-    """The trained model, with its LoRA additions apart if it has any, its tokenizer, its style and the summary.
+    on_step: OnStep | None = None,
+) -> Fitted:
+    """Train a model and save nothing but checkpoints, in `out`.
 
     Raises:
-        ModelError: as `train_sft`.
+        ModelError, FolderTaken: as `train_sft`.
     """
     import torch
 
@@ -143,26 +172,32 @@ def fit(
     if not examples:
         raise ModelError(f"nothing to train on: no trajectory has at most {settings.max_length} tokens")
     batches = drawn_batches(examples, settings, teacher)
-    trainer = make_trainer(model, tokenizer, teacher, batches, scratch, settings, on_step)
+    trainer = make_trainer(model, tokenizer, teacher, batches, out, settings, on_step)
+    checkpoints, last, begun = None, None, 0
+    if settings.checkpoint_steps is not None:
+        decisive = settings.model_dump(mode="json", exclude={"threads", "checkpoint_steps"})
+        checkpoints = Checkpoints(out, batches, settings=decisive)
+        last, begun = checkpoints.last()
     with warnings.catch_warnings():
         # torch warns of its own scheduler call order and pin_memory on a CPU; neither is ours to mend.
         warnings.filterwarnings("ignore", module=r"torch\..*")
-        result = trainer.train()
+        result = trainer.train(resume_from_checkpoint=last)
     losses = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     tokens, seconds = sum(map(_tokens, batches)), result.metrics["train_runtime"]
+    now = batches[begun * settings.accumulation * trainer.args.world_size :]
     summary = {
         "examples": len(examples),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "tokens": tokens,
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(tokens / seconds),
+        "tokens_per_second": round(sum(map(_tokens, now)) / seconds),
         "first_loss": losses[0][1] if losses else None,
         "last_loss": losses[-1][1] if losses else None,
         "losses": losses,
         "settings": settings.model_dump(mode="json"),
     }
-    return trainer.model, tokenizer, style, summary
+    return Fitted(trainer.model, tokenizer, style, summary, checkpoints)
 
 
 def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle]:
@@ -257,7 +292,7 @@ def make_trainer(
     batches: list[list[Example]],
     out: Path,
     settings: SFTSettings,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> SADTrainer:
     """A trainer that goes through the batches once, in their order."""
     from datasets import Dataset
@@ -276,7 +311,7 @@ def make_trainer(
                 on_step(state.global_step, state.max_steps, logs["loss"])
 
     config = SFTConfig(
-        output_dir=str(out),
+        output_dir=str(out / CHECKPOINTS),
         num_train_epochs=1,
         per_device_train_batch_size=1,  # a row is a whole batch
         gradient_accumulation_steps=settings.accumulation,
@@ -293,7 +328,9 @@ def make_trainer(
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
         report_to="none",
-        save_strategy="no",
+        save_strategy="no" if settings.checkpoint_steps is None else "steps",
+        save_steps=settings.checkpoint_steps or 1,
+        save_total_limit=1,
         disable_tqdm=True,
         use_cpu=not _has_gpu(),
     )

@@ -4,8 +4,8 @@
 
 Three adapters on `toolenv-tiny` see so many tokens each; the students see three times as many, of the same episodes:
 one is fine-tuned in full, as `train sft` does it, the other is one adapter for all. All are measured on the same test
-tasks of each group. Then the adapter of the orders is trained anew on other episodes, and what the two others do on
-their tasks is compared with before, to the bit. Last, what the set costs: tokens a CPU second, and bytes of weights.
+tasks of each group. Before that the adapter of the orders is trained anew on other episodes, and what the two others do
+on their tasks is compared with before, to the bit. Last, what the set costs: tokens a CPU second, and bytes of weights.
 
 Each finished part is a file in the folder: the same command again makes what is missing.
 """
@@ -141,13 +141,13 @@ class Experiment:
             once(self.output / f"train-{name}.json", partial(self.adapter, name, episodes[name], self.tokens))
         policy = AdapterSetPolicy(self.output / "set", max_new_tokens=LONGEST_TURN)
         results = {"adapters": self.measured(policy, "adapters")}
+        print(json.dumps(once(self.output / "retrained.json", self.retrained)), flush=True)
         for student in self.students:
             place = self.output / student.replace(" ", "-")
             train = partial(self.student, place, list(episodes.values()), **(LORA if student == "one adapter" else {}))
             once(self.output / f"train-{place.name}.json", train)
             results[student] = self.measured(LanguageModelPolicy(place, max_new_tokens=LONGEST_TURN), place.name)
         print(table(results))
-        print(json.dumps(once(self.output / "retrained.json", self.retrained)))
         print(json.dumps(once(self.output / "costs.json", self.costs)))
 
     def adapter(self, name: str, episodes: Sequence[Trajectory], tokens: int) -> dict[str, Any]:

@@ -90,10 +90,10 @@ def main() -> None:
         settings = SFTSettings.model_validate(given)
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft reads an old name of transformers
-            model, tokenizer, style, _ = fit(data, CRM.toolbox, Path(scratch), settings)
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        examples = list(encode(held_out, tokenizer, CRM.toolbox, style, max_length=settings.max_length))
-        told = losses(model.eval(), examples)
+            fitted = fit(data, CRM.toolbox, Path(scratch), settings)
+        trained = sum(parameter.numel() for parameter in fitted.model.parameters() if parameter.requires_grad)
+        examples = list(encode(held_out, fitted.tokenizer, CRM.toolbox, fitted.style, max_length=1_024))
+        told = losses(fitted.model.eval(), examples)
         cells = [
             arm,
             f"{trained:,}",

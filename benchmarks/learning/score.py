@@ -16,7 +16,8 @@ A seed has its own 1,000 training tasks and 300 test tasks. Arms:
 - score-more: as score-half, in the paper's order: a cold student of 500,000 tokens acts on as many tasks as it takes to
   spend the teacher's steps, and goes on with 700,000 tokens. `score-fresh`: a new student on the same data.
 - score-rl: from score-sft, short-horizon GRPO from the verified prefixes. Ablations of it: `score-rl-plain`, without
-  the key-step reward; `score-rl-long`, that from the start of the episodes.
+  the key-step reward; `score-rl-long`, that from the start of the episodes. `fresh-rl`, `fresh-rl-plain` and
+  `fresh-rl-long`: the same from score-fresh, with a learning rate that falls to 0.
 - swirl, swirl-sft: step-wise RL at states of the mentored episodes, from clone and from score-sft. `swirl-new`: from
   score-sft at the states that it comes to by itself on 600 new tasks, where no teacher takes part. `swirl-half`: from
   clone-half, at its own states on 1,200 new tasks up to its earliest errors, half of a step's groups at the errors,
@@ -37,6 +38,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,7 +49,7 @@ from sad import with_interval
 from toolenv.agents.collect import collect
 from toolenv.agents.drift import DriftedPolicy, ResponseDrift
 from toolenv.agents.language_model import LanguageModelPolicy
-from toolenv.agents.mentor import CORRECTED, KeyStep, key_steps
+from toolenv.agents.mentor import CORRECTED, key_steps
 from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario, load_scenario
@@ -70,6 +73,8 @@ STEP_WISE = {
     "decay": True,
     "max_new_tokens": 64,
 }
+RL_FROM: dict[str, tuple[str, dict[str, Any]]] = {"score": ("score-sft", {}), "fresh": ("score-fresh", {"decay": True})}
+RL_ARMS = ("", "-plain", "-long")
 MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
 METRICS = {"success": "success", "valid": "schema_validity", "invented": "hallucination", "tool F1": "tool_f1"}
 
@@ -100,15 +105,11 @@ class Seed:
             "score-fresh": lambda: self.clone("score-fresh", self.more_corrected(), LONG_TOKENS),
             "clone-half": lambda: self.clone("clone-half", self.worth(self.all_steps() // 2), LONG_TOKENS),
             "clone-full": lambda: self.clone("clone-full", self.taught(TASKS), LONG_TOKENS),
-            "score-rl": lambda: self.short_horizon("score-rl", self.keys(), KeyStepRewards()),
-            "score-rl-plain": lambda: self.short_horizon(
-                "score-rl-plain", self.keys(), KeyStepRewards(key_step=0, other=0)
-            ),
-            "score-rl-long": lambda: self.short_horizon(
-                "score-rl-long",
-                [KeyStep(k.task, (), k.chosen, k.rejected, k.solved) for k in self.keys()],
-                KeyStepRewards(key_step=0, other=0),
-            ),
+            **{
+                f"{start}-rl{suffix}": partial(self.short_horizon, start, suffix)
+                for start in RL_FROM
+                for suffix in RL_ARMS
+            },
             "swirl": lambda: self.step_wise("swirl", "clone", self.mentored(), StepFilter.PROCESS),
             "swirl-sft": lambda: self.step_wise("swirl-sft", "score-sft", self.mentored(), StepFilter.PROCESS),
             "swirl-new": lambda: self.step_wise("swirl-new", "score-sft", self.own("score-sft"), StepFilter.NONE),
@@ -146,9 +147,6 @@ class Seed:
     def corrected(self) -> list[Trajectory]:
         return [t for t in self.mentored() if t.success]
 
-    def keys(self) -> list[KeyStep]:
-        return [key for t in self.corrected() for key in key_steps(t)]
-
     def teacher_steps(self) -> int:
         """Steps that the teacher took for score-sft."""
         return sum(map(_corrections, self.mentored())) + self.cold_steps()
@@ -185,11 +183,22 @@ class Seed:
         settings = SFTSettings(model=start, max_tokens=tokens, epochs=1_000, seed=self.seed, threads=1)
         train_sft(trajectories, self.scenario.toolbox, self.student(arm), settings)
 
-    def short_horizon(self, arm: str, keys: Sequence[KeyStep], rewards: KeyStepRewards) -> None:
-        self.make("score-sft")
-        settings = PolicyGradientSettings.model_validate({**RL, "seed": self.seed})
+    def short_horizon(self, start: str, suffix: str) -> None:
+        student, more = RL_FROM[start]
+        self.make(student)
+        corrected = [t for t in self.episodes_of(student) if t.success]
+        keys = [key for t in corrected for key in key_steps(t)]
+        rewards = KeyStepRewards() if suffix == "" else KeyStepRewards(key_step=0, other=0)
+        if suffix == "-long":
+            keys = [replace(key, prefix=()) for key in keys]
+        arm = f"{start}-rl{suffix}"
+        settings = PolicyGradientSettings.model_validate({**RL, **more, "seed": self.seed})
         sampler = key_step_sampler(self.scenario, keys, rewards, settings)
-        train_policy(self.student("score-sft"), self.student(arm), sampler, settings, on_step=_say(arm))
+        train_policy(self.student(student), self.student(arm), sampler, settings, on_step=_say(arm))
+
+    def episodes_of(self, student: str) -> list[Trajectory]:
+        """The mentored episodes that a student was trained on."""
+        return self.more_corrected() if student == "score-fresh" else self.corrected()
 
     def own(self, student: str, tasks: int = NEW_TASKS) -> list[Trajectory]:
         """What a student does alone on tasks that it was not trained on; no teacher takes part."""
@@ -269,6 +278,9 @@ ARMS = (
     "swirl",
     "score-rl-plain",
     "score-rl-long",
+    "fresh-rl",
+    "fresh-rl-plain",
+    "fresh-rl-long",
 )
 AGAINST = {
     "score-sft": "clone",
@@ -281,6 +293,9 @@ AGAINST = {
     "score-rl": "score-sft",
     "score-rl-plain": "score-rl",
     "score-rl-long": "score-rl-plain",
+    "fresh-rl": "score-fresh",
+    "fresh-rl-plain": "fresh-rl",
+    "fresh-rl-long": "fresh-rl-plain",
     "swirl": "clone",
     "swirl-sft": "score-sft",
     "swirl-new": "score-sft",

@@ -14,6 +14,7 @@ from toolenv import demo
 from toolenv.agents import language_model
 from toolenv.cli import app
 from toolenv.training import base_models, sft
+from toolenv.training.distill import DistillSettings
 
 README = Path(__file__).parents[2] / "README.md"
 TOLD = re.findall(r"^\| `toolenv ([^`]+)`", README.read_text(encoding="utf-8"), re.MULTILINE)
@@ -39,6 +40,8 @@ SMALL = """
 tasks: 12
 mentored_tasks: 10
 evaluated: 2
+evaluated_between: 1
+evaluated_base: 1
 sad: {max_tokens: 3000}
 score: {sft: {max_tokens: 3000}, policy_gradient: &rl {steps: 1, groups: 2, group_size: 2}}
 swirl: {policy_gradient: *rl}
@@ -54,9 +57,9 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
     monkeypatch.setattr(
         language_model, "decode", lambda *given, **named: decode(*given, **{**named, "max_new_tokens": 8})
     )
-    monkeypatch.setattr(demo, "FULL", demo.Size(tasks=80, tokens=3_000, evaluated=2))
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
+    monkeypatch.setattr(demo, "FULL", DistillSettings.read(Path("small.yaml")))
     assert [line.split()[0] for line in TOLD].count("filter") == 1
     for line in TOLD:
         words = shlex.split(line)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from toolenv.agents.cascade import CascadeFile, CascadePolicy, Prices, handed_over, spent_by
+from toolenv.agents.cascade import CascadeFile, CascadePolicy, Prices, Spent, handed_over, spent_by
 from toolenv.agents.doubt import FEATURES, Familiar
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policies import make_policy
@@ -22,23 +22,17 @@ from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.teacher import TeacherPolicy
 from toolenv.cli import app
 from toolenv.scenarios.loading import Scenario
-from toolenv.training.cascade import (
-    CascadeSettings,
+from toolenv.training.cascade import CascadeSettings, fit_cascade
+from toolenv.training.doubt import (
     NothingToFit,
     Observation,
     Observed,
-    Outcome,
-    Spent,
-    Sweep,
-    choose,
     doubt_quality,
-    fit_cascade,
     fit_doubt,
     observations,
     risk_coverage,
-    swept,
-    tried,
 )
+from toolenv.training.sweep import Outcome, Sweep, choose, swept, tried
 
 FIRST = 800_000
 

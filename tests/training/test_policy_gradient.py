@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Student
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError, PromptStyle, Student
+from toolenv.agents.policy import Decision, Episode
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.scenarios.loading import Scenario
 from toolenv.training.claim import FolderTaken
@@ -28,6 +30,10 @@ from toolenv.training.policy_gradient import (
     train_policy,
 )
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 FAST = PolicyGradientSettings(steps=4, groups=2, group_size=2, max_new_tokens=6, threads=1, learning_rate=1e-3)
 
 
@@ -184,8 +190,44 @@ def test_what_tells_nothing_apart_moves_nothing(fresh_model: Path, tmp_path: Pat
     assert chance(tmp_path, 99) == pytest.approx(chance(fresh_model, 99), rel=1e-6)
 
 
-def test_the_student_of_a_chat_template_is_refused(crm: Scenario, fresh_model: Path, solved) -> None:  # type: ignore[no-untyped-def]  # trajectories
-    policy = LanguageModelPolicy(fresh_model)
-    policy.style = replace(policy.style, dialect="hermes")
+class Looking(LanguageModelPolicy):
+    """Samples as it does, but whatever it writes stands for one call, so that its episodes go on."""
+
+    def _decide(self, episode: Episode, ids: list[int], logprobs: list[float]) -> Decision:
+        looks = {"name": "get_order_status", "arguments": {"order_id": "ORD-00001"}}
+        return replace(super()._decide(episode, ids, logprobs), action=looks)
+
+
+@pytest.fixture(scope="module")
+def chatting(fresh_model: Path) -> LanguageModelPolicy:
+    """The same model behind a chat template."""
+    student = Student.load(fresh_model)
+    student.tokenizer.chat_template = CHATML
+    style = PromptStyle(dialect="hermes", aliases=True)
+    return Looking(replace(student, style=style), temperature=1.0, max_new_tokens=12)
+
+
+def test_an_episode_through_a_chat_template_has_the_ids_that_were_sampled(
+    crm: Scenario, chatting: LanguageModelPolicy
+) -> None:
+    episodes = list(rollout(crm, chatting, [Attempt(seed) for seed in range(4)], max_steps=3))
+    assert max(len(trajectory.steps) for trajectory in episodes) == 3
+    for trajectory in episodes:
+        sample = sample_of(trajectory, chatting, crm.toolbox, 1.0)
+        own = [token for token, mine in zip(sample.input_ids, sample.sampled, strict=True) if mine]
+        assert own == [token for step in trajectory.steps for token in step.token_ids or ()]
+        assert chatting.tokenizer.decode(sample.input_ids).count("<|im_start|>assistant") == len(trajectory.steps)
+        with torch.no_grad():
+            now = sampled_logprobs(chatting.model, [sample])
+        torch.testing.assert_close(now, torch.tensor(sample.logprobs), atol=2e-4, rtol=0)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(crm: Scenario, chatting: LanguageModelPolicy) -> None:
+    (trajectory,) = rollout(crm, chatting, [Attempt(0)], max_steps=2)
+    tokenizer = copy.deepcopy(chatting.tokenizer)
+    tokenizer.chat_template = "{{ messages | length }}" + CHATML
+    other = Looking(Student(chatting.model, tokenizer, chatting.style), max_new_tokens=12)
+    (again,) = rollout(crm, other, [Attempt(0)], max_steps=2)
+    assert len(again.steps) == 2, "it acts all the same"
     with pytest.raises(ModelError, match="step by step"):
-        sample_of(solved[0], policy, crm.toolbox, 1.0)
+        sample_of(trajectory, other, crm.toolbox, 1.0)

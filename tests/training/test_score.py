@@ -88,6 +88,8 @@ def test_the_whole_path_runs_and_resumes(crm: Scenario, tiny_steps: ScoreSetting
         tasks=12,
         mentored_tasks=10,
         evaluated=2,
+        evaluated_between=1,
+        evaluated_base=1,
         max_new_tokens=8,
         sad=tiny_steps.sft,
         score=MentoringSettings(sft=tiny_steps.sft, policy_gradient=RL),
@@ -95,9 +97,9 @@ def test_the_whole_path_runs_and_resumes(crm: Scenario, tiny_steps: ScoreSetting
         swirl=SWiRLSettings(policy_gradient=RL),
     )
     first = distill(crm, tmp_path, settings)
-    assert list(first.evaluations) == ["SAD", "SCoRe, fine-tuned", "SCoRe", "SWiRL", "teacher"]
+    assert list(first.evaluations) == ["base", "SAD", "SCoRe-SFT", "SCoRe-RL", "SWiRL", "grounded", "teacher"]
     assert first.evaluations["teacher"].overall.success.value == 1.0
-    assert set(first.seconds) == {"data", "SAD", "SCoRe", "SWiRL"}
+    assert {"data", "SAD", "SCoRe", "SWiRL", "evaluating SAD"} < set(first.seconds)
     second = distill(crm, tmp_path, settings)
     assert second.seconds == {}
     assert second.evaluations == first.evaluations

@@ -15,6 +15,7 @@ from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Promp
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario
+from toolenv.training.claim import FolderTaken
 from toolenv.training.examples import Example, make_batches
 from toolenv.training.sft import LoraSettings, SFTSettings, train_sft
 
@@ -49,6 +50,49 @@ def test_lora_leaves_the_base_weights_be_and_is_merged(
     )
     assert summary["last_loss"] < summary["first_loss"]
     assert LanguageModelPolicy(tmp_path).model.config.model_type == "llama"
+
+
+class Killed(Exception):
+    """Stands for whatever ends a run."""
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path, lora: LoraSettings | None
+) -> None:
+    given = settings(fresh_model, max_tokens=6_000, lora=lora, checkpoint_steps=3)
+
+    def killed(step: int, steps: int, loss: float) -> None:
+        if step == 8:
+            raise Killed
+
+    whole = train_sft(solved, crm.toolbox, tmp_path / "whole", given)
+    assert whole["steps"] > 8
+    with pytest.raises(Killed):
+        train_sft(solved, crm.toolbox, tmp_path / "cut", given, on_step=killed)
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["checkpoints"]
+    seen: list[int] = []
+    summary = train_sft(solved, crm.toolbox, tmp_path / "cut", given, on_step=lambda step, *_: seen.append(step))
+    assert min(seen) == 7
+    assert summary["losses"] == whole["losses"]
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert first == second
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_another_runs_checkpoints_are_refused(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    given = settings(fresh_model, max_tokens=3_000, checkpoint_steps=2)
+    with pytest.raises(Killed):
+        train_sft(solved, crm.toolbox, tmp_path, given, on_step=killed)
+    with pytest.raises(FolderTaken, match="data"):
+        train_sft(solved[1:], crm.toolbox, tmp_path, given)
+    with pytest.raises(FolderTaken, match=r"settings\.learning_rate"):
+        train_sft(solved, crm.toolbox, tmp_path, given.model_copy(update={"learning_rate": 1e-3}))
 
 
 def test_the_same_seed_gives_the_same_student(
