@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolenv.agents.routing import Route, choose
+from toolenv.scenarios.loading import load_scenario
+from toolenv.scenarios.sampler import Sampler
 
 ORDERS = Route.of(
     ["Where is order ORD-00017?", "Please cancel order ORD-00004.", "What is the status of ORD-00001?"],
@@ -56,3 +58,18 @@ def test_values_do_not_matter(number: int):
 def test_a_route_comes_back_from_its_json(requests: list[str]):
     route = Route.of(requests, ["a"])
     assert Route.model_validate_json(route.model_dump_json()) == route
+
+
+def test_requests_of_two_groups_of_families_are_told_apart():
+    crm = load_scenario("crm")
+    groups = {
+        "orders": Sampler(crm, ("order_status", "cancel_order", "refund_order", "return_order", "track_number")),
+        "accounts": Sampler(crm, ("customer_tier", "account_status", "set_tier", "change_email", "stock_check")),
+    }
+    routes = {
+        name: Route.of((sampler.task(seed).instruction for seed in range(200)), crm.toolbox.names)
+        for name, sampler in groups.items()
+    }
+    tests = [(name, sampler.task(900_000 + i).instruction) for name, sampler in groups.items() for i in range(100)]
+    right = sum(choose(routes, crm.toolbox.names, request) == name for name, request in tests)
+    assert right >= 195, "of 200 requests"
