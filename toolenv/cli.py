@@ -17,6 +17,7 @@ from rich.table import Table
 
 from toolenv.adapter_commands import adapters_app
 from toolenv.agents.formats import Format
+from toolenv.analysis_commands import analyze
 from toolenv.cascade_commands import cascade_app
 from toolenv.console import (
     MAX_SEED,
@@ -27,6 +28,7 @@ from toolenv.console import (
     Scenario_,
     ScenarioOption,
     TrainingSeed,
+    User_,
     out,
     plain,
     print_json,
@@ -35,6 +37,7 @@ from toolenv.console import (
 from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
+from toolenv.serving_commands import serve
 from toolenv.terminal_commands import play, report, show
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
@@ -61,6 +64,8 @@ app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
 app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
 app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
+app.command(epilog="Example: toolenv serve grounded:runs/student --scenario crm --port 8000")(serve)
+app.command(epilog="Example: toolenv analyze recordings.jsonl --prices 2.5,10 -o skeleton.yaml")(analyze)
 app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
 app.command(epilog="Example: toolenv show data/crm --failed --changes")(show)
 app.command(epilog="Example: toolenv play ToolEnv-CRM-v0 --seed 7 -o played.jsonl")(play)
@@ -77,6 +82,8 @@ def main() -> None:
             raise
         if error.name == "openai":
             _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
+        if error.name in ("fastapi", "uvicorn", "prometheus_client"):
+            _fail(f"{error.name} is not installed; what serves comes with: pip install 'toolenv[serve]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
         _fail(str(error))
@@ -157,11 +164,12 @@ def generate(
         typer.Option("--format", help="Also write the dataset in this form; may be given again."),
     ] = None,
     budget_usd: Annotated[
-        float | None, typer.Option(help="The most that an llm teacher may cost, earlier runs included.")
+        float | None, typer.Option(help="The most that an llm teacher or user may cost, earlier runs included.")
     ] = None,
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="The same in tokens, input and output together.")
     ] = None,
+    user: User_ = None,
     quiet: Quiet = False,
 ) -> None:
     """Collect trajectories, failures included and labelled. The same command again finishes what was interrupted."""
@@ -186,6 +194,7 @@ def generate(
             budget_usd=budget_usd,
             budget_tokens=budget_tokens,
             spending=bar.spending,
+            user=user,
         )
     for form in export_format or ():
         export_dataset(output, form)
@@ -302,6 +311,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the evaluation here, as JSON.")] = None,
     trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
     judge_steps: JudgeSteps = True,
+    user: User_ = None,
     tools: Tools = False,
     run_folder: Annotated[
         Path | None, typer.Option("--run", help="Keep both in this folder, as `toolenv report` reads them.")
@@ -338,6 +348,7 @@ def evaluate(
             processes=processes,
             trajectories=trajectories,
             judge_steps=judge_steps,
+            user=user,
             progress=lambda done, total: advance(1),
         )
     if output is not None:

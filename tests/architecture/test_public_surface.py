@@ -14,6 +14,7 @@ from toolenv.cli import app
 COMMANDS = {
     "adapters list",
     "adapters use",
+    "analyze",
     "audit",
     "base-model build",
     "cascade fit",
@@ -35,6 +36,7 @@ COMMANDS = {
     "sandbox doctor",
     "sandbox gc",
     "sandbox list",
+    "serve",
     "show",
     "train adapter",
     "train sad",
