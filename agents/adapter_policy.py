@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from toolenv.agents.adapters import AdapterError, AdapterSet, base_digest
 from toolenv.agents.language_model import DEFAULT_MAX_NEW_TOKENS, LanguageModelPolicy, Student
-from toolenv.agents.policy import Decision, Episode
+from toolenv.agents.policy import Conversation, Decision
 from toolenv.agents.routing import choose
 from toolenv.agents.shipped_models import model_folder
 
@@ -76,7 +76,7 @@ class AdapterSetPolicy:
             for name, card in cards.items()
         }
 
-    def route(self, episode: Episode) -> str:
+    def route(self, episode: Conversation) -> str:
         """The adapter of an episode; decided when it is first seen, by its tools and its first request.
 
         Raises:
@@ -92,7 +92,7 @@ class AdapterSetPolicy:
         name: str = episode.memory[ADAPTER]
         return name
 
-    def act(self, episodes: Sequence[Episode]) -> list[Decision]:
+    def act(self, episodes: Sequence[Conversation]) -> list[Decision]:
         """One decision an episode.
 
         Raises:
