@@ -23,9 +23,18 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from toolenv.agents.dialects import ToolenvDialect
-from toolenv.agents.trajectory import ELSEWHERE, SCHEMA_VERSION, Step, Timing, Trajectory, recordable
+from toolenv.agents.trajectory import (
+    ELSEWHERE,
+    SCHEMA_VERSION,
+    Step,
+    Timing,
+    Trajectory,
+    messages_of_step,
+    recordable,
+)
 from toolenv.agents.usage import Usage
 from toolenv.envs.actions import Action, Answer, Call, Malformed, parse_action
+from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import AGENT_ERRORS, InvalidArguments, MalformedCall, RecordError, UnknownTool
 from toolenv.tools.toolbox import Toolbox
@@ -129,6 +138,32 @@ class _Reader:
             self.tools_s += seconds
 
 
+def open_messages(messages: Json) -> list[Message]:
+    """A conversation in which the agent is to speak next, in canonical form: as an environment would have it.
+
+    Raises:
+        RecordError: names the field and the rule it breaks.
+    """
+    if not isinstance(messages, list):
+        raise RecordError("messages: not a list")
+    reader = _Reader(Notes())
+    for place, message in enumerate(messages):
+        reader.read(message, f"messages.{place}")
+    if not reader.asked:
+        raise RecordError("messages: nothing is asked before the agent's first turn")
+    if reader.waiting:
+        raise RecordError(f"messages: there is no reply to call {next(iter(reader.waiting))!r}")
+    if reader.said and not isinstance(reader.said[-1].action, Call) and not reader.said[-1].observation:
+        raise RecordError("messages: the last is the agent's own; there is nothing to reply to")
+    read: list[Message] = [
+        {"role": "system", "content": "\n\n".join(reader.system)},
+        {"role": "user", "content": "\n\n".join(reader.asked)},
+    ]
+    for number, said in enumerate(reader.said, 1):
+        read += messages_of_step(_step(said, None, 0.0), number)
+    return read
+
+
 def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Notes) -> Trajectory:
     """The episode that a conversation is.
 
@@ -170,7 +205,6 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
     steps = [
         _step(said, toolbox, total if said is reader.said[-1] else 0.0) for said in reader.said
     ]  # the reward comes at the end, so that the steps' rewards add up
-    usages = [said.usage for said in reader.said]
     kind = _word(about, "task_type", "family", "category", default=UNTYPED)
     task = f"{ELSEWHERE}/{kind}/{_word(about, 'task', 'task_id', 'id', 'conversation_id', default=name)}"
     policy = _word(about, "model", "policy", "agent", default="unknown")
@@ -200,14 +234,14 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
         grade={} if success is None else {"logged": True},
         world_digest="",
         timing=_timing(reader),
-        usage=tuple(usages) if any(usage is not None for usage in usages) else None,
+        usage=tuple(said.usage for said in reader.said) if any(said.usage for said in reader.said) else None,
     )
 
 
 def _usage(value: Json, at: str) -> Usage | None:
     """What a reply cost, in our own terms or OpenAI's."""
-    if value is None or isinstance(value, Usage):
-        return value
+    if value is None:
+        return None
     if isinstance(value, dict) and "prompt_tokens" in value:
         details = value.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else 0

@@ -36,6 +36,7 @@ from toolenv.console import (
 from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
+from toolenv.serving_commands import serve
 from toolenv.terminal_commands import play, report, show
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
@@ -61,6 +62,7 @@ app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
 app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
 app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
+app.command(epilog="Example: toolenv serve grounded:runs/student --scenario crm --port 8000")(serve)
 app.command(epilog="Example: toolenv analyze recordings.jsonl --prices 2.5,10 -o skeleton.yaml")(analyze)
 app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
 app.command(epilog="Example: toolenv show data/crm --failed --changes")(show)
@@ -78,6 +80,8 @@ def main() -> None:
             raise
         if error.name == "openai":
             _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
+        if error.name in ("fastapi", "uvicorn", "prometheus_client"):
+            _fail(f"{error.name} is not installed; what serves comes with: pip install 'toolenv[serve]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
         _fail(str(error))

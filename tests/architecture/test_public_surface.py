@@ -34,6 +34,7 @@ COMMANDS = {
     "sandbox doctor",
     "sandbox gc",
     "sandbox list",
+    "serve",
     "show",
     "train sad",
     "train recipe",
