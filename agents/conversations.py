@@ -240,8 +240,8 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
 
 def _usage(value: Json, at: str) -> Usage | None:
     """What a reply cost, in our own terms or OpenAI's."""
-    if value is None or isinstance(value, Usage):
-        return value
+    if value is None:
+        return None
     if isinstance(value, dict) and "prompt_tokens" in value:
         details = value.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else 0
