@@ -17,7 +17,7 @@ from toolenv.agents.decoding import decode
 from toolenv.agents.decoding_batch import Past
 from toolenv.agents.dialects import HermesDialect, ToolenvDialect
 from toolenv.agents.grounded import Constraint, GroundedGrammar
-from toolenv.agents.policy import Decision, Episode
+from toolenv.agents.policy import Conversation, Decision
 from toolenv.envs.actions import Action, Malformed
 from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 STYLE_FILE = "toolenv.json"
 DEFAULT_MAX_NEW_TOKENS = 160
+_TOOLBOXES = 16  # whose grammars are kept
 ASSISTANT = "<|assistant|>"
 DIALECTS: dict[str, ToolenvDialect | HermesDialect] = {
     dialect.name: dialect for dialect in (ToolenvDialect(), HermesDialect())
@@ -225,8 +226,20 @@ class Student:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         other = tokenizer.chat_template and not (folder / STYLE_FILE).is_file()
         style = CHAT_STYLE if other else PromptStyle.load(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        if not any(folder.glob("*.safetensors")):
+            raise ModelError(f"{folder}: no weights as safetensors; pickled ones are not read, for they can run code")
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
         return cls(model.to(device).eval(), tokenizer, style)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """How many tokens a turn was shown, and how many of them had been computed before."""
+
+    tokens: int
+    cached: int
 
 
 class LanguageModelPolicy:
@@ -269,29 +282,35 @@ class LanguageModelPolicy:
         self.grounded = grounded
         self._grammars: dict[str, GroundedGrammar] = {}
 
-    def act(self, episodes: Sequence[Episode]) -> list[Decision]:
+    def act(self, episodes: Sequence[Conversation]) -> list[Decision]:
         contexts = [self.context(episode) for episode in episodes]
         limit = self.model.config.max_position_embeddings - self.max_new_tokens
+        contexts = [ids[-limit:] for ids in contexts]
+        pasts: list[Past] = [episode.memory["past"] for episode in episodes]
+        shown = [_Shown(len(ids), past.common(ids, past.weights)) for ids, past in zip(contexts, pasts, strict=True)]
         written = decode(
             self.model,
-            [ids[-limit:] for ids in contexts],
+            contexts,
             end=self._end,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             rngs=[episode.rng("sampling") for episode in episodes],
-            pasts=[episode.memory["past"] for episode in episodes],
+            pasts=pasts,
             constraints=[self._constraint(episode) for episode in episodes] if self.grounded else None,
         )
-        return [self._decide(episode, *out) for episode, out in zip(episodes, written, strict=True)]
+        turns = zip(episodes, shown, written, strict=True)
+        return [self._decide(episode, seen, *out) for episode, seen, out in turns]
 
-    def _constraint(self, episode: Episode) -> Constraint:
+    def _constraint(self, episode: Conversation) -> Constraint:
         toolbox = episode.toolbox
         if (grammar := self._grammars.get(toolbox.version)) is None:
+            if len(self._grammars) >= _TOOLBOXES:
+                self._grammars.pop(next(iter(self._grammars)), None)
             grammar = GroundedGrammar(self.tokenizer, toolbox, self.model.config.vocab_size)
             self._grammars[toolbox.version] = grammar
         return grammar.constraint(episode.memory["prompter"].shown(episode.messages), self.max_new_tokens)
 
-    def context(self, episode: Episode) -> list[int]:
+    def context(self, episode: Conversation) -> list[int]:
         """The episode's ids so far: sampled ones as they were sampled, the others' text encoded once."""
         memory = episode.memory
         if "prompter" not in memory:
@@ -320,7 +339,7 @@ class LanguageModelPolicy:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _decide(self, episode: Episode, ids: list[int], logprobs: list[float]) -> Decision:
+    def _decide(self, episode: Conversation, shown: _Shown, ids: list[int], logprobs: list[float]) -> Decision:
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         memory = episode.memory
         memory["ids"] += ids
@@ -332,7 +351,16 @@ class LanguageModelPolicy:
         rounded = tuple(round(value, 5) for value in logprobs)
         spans = prompter.dialect.spans(text)
         act = self._token_at(ids, spans[-1].start)  # ACT is the last in every dialect
-        return Decision(prompter.action(written), text, spans, tuple(ids), rounded, act_token=act)
+        return Decision(
+            prompter.action(written),
+            text,
+            spans,
+            tuple(ids),
+            rounded,
+            act_token=act,
+            prompt_tokens=shown.tokens,
+            cached_tokens=shown.cached,
+        )
 
     def _token_at(self, ids: list[int], start: int) -> int:
         """The index of the token with which character `start` of the text begins."""

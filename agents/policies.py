@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from toolenv.agents.cascade import CascadeFile
 from toolenv.agents.consistent import ConsistentPolicy
 from toolenv.agents.faulty import Fault, FaultyPolicy
 from toolenv.agents.mentor import DEFAULT_REPAIRS, MentoredPolicy
 from toolenv.agents.oracle import OraclePolicy
-from toolenv.agents.policy import Policy
+from toolenv.agents.policy import ConversationPolicy, Policy
 from toolenv.agents.random_valid import RandomValidPolicy
 from toolenv.agents.teacher import TeacherPolicy
 from toolenv.tools.calls import Json
@@ -83,6 +83,24 @@ def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
     raise ValueError(f"there is no policy {spec!r}; there is: {KNOWN}")
 
 
+def conversation_policy(spec: str, *, budget: Budget | None = None) -> ConversationPolicy:
+    """The policy that `spec` names, to act where no environment is.
+
+    Raises:
+        ValueError: there is no such policy, or a part of it acts by an environment, as `oracle` and `teacher` do.
+        SettingsError, CascadeError: as `make_policy`.
+    """
+    policy = make_policy(spec, budget=budget)
+    for name in _wrapped(spec):
+        if name != _unwrapped(name) or not (name.startswith(_LLM) or is_model(name)):
+            raise ValueError(
+                f"{spec}: {name} acts by the environment that it is in, and a conversation has none; what goes by "
+                "messages alone is a model's folder, grounded: and such a folder, llm:, and a cascade of these"
+            )
+    # A cascade asks of its tiers what they ask of it.
+    return cast("ConversationPolicy", policy)
+
+
 def is_model(spec: str) -> bool:
     """Whether `spec` needs torch: it names the folder of a transformers model."""
     return any((Path(name.removeprefix(_GROUNDED)) / "config.json").is_file() for name in _innermost(spec))
@@ -115,6 +133,14 @@ def _innermost(spec: str) -> list[str]:
     if (cascade := _cascade(spec)) is not None:
         return [*_innermost(cascade.small), *_innermost(cascade.frontier)]
     return [_unwrapped(spec)]
+
+
+def _wrapped(spec: str) -> list[str]:
+    """The policy, or the tiers of a cascade, with what is wrapped around them."""
+    if spec.startswith(_CASCADE):
+        cascade = CascadeFile.read(Path(spec.removeprefix(_CASCADE)))
+        return [*_wrapped(cascade.small), *_wrapped(cascade.frontier)]
+    return [spec]
 
 
 def _cascade(spec: str) -> CascadeFile | None:

@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from toolenv.agents.formats import Format
+from toolenv.analysis_commands import analyze
 from toolenv.cascade_commands import cascade_app
 from toolenv.console import (
     MAX_SEED,
@@ -26,6 +27,7 @@ from toolenv.console import (
     Scenario_,
     ScenarioOption,
     TrainingSeed,
+    User_,
     out,
     plain,
     print_json,
@@ -35,6 +37,7 @@ from toolenv.drift_commands import DRIFTS, drift_app
 from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, keep, measure, render_details
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
+from toolenv.serving_commands import serve
 from toolenv.terminal_commands import play, report, show
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
@@ -63,6 +66,8 @@ app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
 app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
 app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
+app.command(epilog="Example: toolenv serve grounded:runs/student --scenario crm --port 8000")(serve)
+app.command(epilog="Example: toolenv analyze recordings.jsonl --prices 2.5,10 -o skeleton.yaml")(analyze)
 app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
 app.command(epilog="Example: toolenv show data/crm --failed --changes")(show)
 app.command(epilog="Example: toolenv play ToolEnv-CRM-v0 --seed 7 -o played.jsonl")(play)
@@ -79,6 +84,8 @@ def main() -> None:
             raise
         if error.name == "openai":
             _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
+        if error.name in ("fastapi", "uvicorn", "prometheus_client"):
+            _fail(f"{error.name} is not installed; what serves comes with: pip install 'toolenv[serve]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
         _fail(str(error))
@@ -159,11 +166,12 @@ def generate(
         typer.Option("--format", help="Also write the dataset in this form; may be given again."),
     ] = None,
     budget_usd: Annotated[
-        float | None, typer.Option(help="The most that an llm teacher may cost, earlier runs included.")
+        float | None, typer.Option(help="The most that an llm teacher or user may cost, earlier runs included.")
     ] = None,
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="The same in tokens, input and output together.")
     ] = None,
+    user: User_ = None,
     quiet: Quiet = False,
 ) -> None:
     """Collect trajectories, failures included and labelled. The same command again finishes what was interrupted."""
@@ -188,6 +196,7 @@ def generate(
             budget_usd=budget_usd,
             budget_tokens=budget_tokens,
             spending=bar.spending,
+            user=user,
         )
     for form in export_format or ():
         export_dataset(output, form)
@@ -303,6 +312,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the evaluation here, as JSON.")] = None,
     trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
     judge_steps: JudgeSteps = True,
+    user: User_ = None,
     tools: Tools = False,
     drift: Annotated[list[str] | None, typer.Option("--drift", help=DRIFTS)] = None,
     drift_seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides what drifts, and how.")] = 0,
@@ -350,6 +360,7 @@ def evaluate(
             trajectories=kept,
             judge_steps=judge_steps,
             drift=under,
+            user=user,
             progress=lambda done, total: advance(1),
         )
 

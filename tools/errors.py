@@ -24,6 +24,8 @@ ToolenvError
     ├── PolicyStopped          a policy can not go on (agents/policy.py)
     │   ├── BudgetSpent          the next request does not fit into the budget (agents/budget.py)
     │   └── EndpointError        an endpoint refused, or could not be reached (agents/chat_client.py)
+    ├── GrammarError           the schemas of a toolbox make no grammar (agents/grounded.py)
+    ├── ServiceError           a service can not be started as it is set (agents/serving/settings.py)
     ├── FolderTaken            the folder holds a run with other settings (training/claim.py)
     ├── NothingToReport        a folder holds nothing of a run (training/run_files.py)
     ├── NothingToFit           a small model whose steps are all right, or all wrong (training/cascade.py)

@@ -12,6 +12,7 @@ import toolenv
 from toolenv.cli import app
 
 COMMANDS = {
+    "analyze",
     "audit",
     "base-model build",
     "cascade fit",
@@ -35,6 +36,7 @@ COMMANDS = {
     "sandbox doctor",
     "sandbox gc",
     "sandbox list",
+    "serve",
     "show",
     "train sad",
     "train recipe",
