@@ -23,6 +23,8 @@ COMMANDS = {
     "compare",
     "demo",
     "distill",
+    "drift check",
+    "drift make",
     "evaluate",
     "export",
     "filter",
