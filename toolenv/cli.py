@@ -36,6 +36,7 @@ from toolenv.console import (
 )
 from toolenv.drift_commands import DRIFTS, drift_app
 from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, keep, measure, render_details
+from toolenv.pipeline_commands import pipeline_app
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.serving_commands import serve
@@ -61,6 +62,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.add_typer(cascade_app, name="cascade")
 app.add_typer(adapters_app, name="adapters")
+app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(drift_app, name="drift")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
@@ -88,6 +90,8 @@ def main() -> None:
             _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
         if error.name in ("fastapi", "uvicorn", "prometheus_client"):
             _fail(f"{error.name} is not installed; what serves comes with: pip install 'toolenv[serve]'")
+        if error.name in ("phonenumbers", "stdnum", "email_validator"):
+            _fail(f"{error.name} is not installed; what redacts logs comes with: pip install 'toolenv[pipeline]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
         _fail(str(error))
