@@ -230,8 +230,8 @@ class ChatClient:
             raise ValueError("the client is closed")
         return self._run(self._ask(requests))
 
-    def complete(self, messages: Sequence[Message]) -> str:
-        """The text of the reply to a conversation of plain messages, as a judge or a user gives it.
+    def reply(self, messages: Sequence[Message]) -> Reply:
+        """The reply to a conversation of plain messages, as a judge or a user gives it.
 
         Raises:
             PolicyStopped: there is no reply, or no budget for one.
@@ -239,7 +239,11 @@ class ChatClient:
         (reply,) = self.ask([Request(messages)])
         if isinstance(reply, PolicyStopped):
             raise reply
-        return reply.content
+        return reply
+
+    def complete(self, messages: Sequence[Message]) -> str:
+        """The text of `reply`."""
+        return self.reply(messages).content
 
     def close(self) -> None:
         """Close connections and thread, for good. A client that is dropped is closed, too."""

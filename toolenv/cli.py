@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from toolenv.agents.formats import Format
+from toolenv.analysis_commands import analyze
 from toolenv.cascade_commands import cascade_app
 from toolenv.console import (
     MAX_SEED,
@@ -26,6 +27,7 @@ from toolenv.console import (
     Scenario_,
     ScenarioOption,
     TrainingSeed,
+    User_,
     out,
     plain,
     print_json,
@@ -61,6 +63,7 @@ app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
 app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
 app.command(epilog="Example: toolenv serve grounded:runs/student --scenario crm --port 8000")(serve)
+app.command(epilog="Example: toolenv analyze recordings.jsonl --prices 2.5,10 -o skeleton.yaml")(analyze)
 app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
 app.command(epilog="Example: toolenv show data/crm --failed --changes")(show)
 app.command(epilog="Example: toolenv play ToolEnv-CRM-v0 --seed 7 -o played.jsonl")(play)
@@ -159,11 +162,12 @@ def generate(
         typer.Option("--format", help="Also write the dataset in this form; may be given again."),
     ] = None,
     budget_usd: Annotated[
-        float | None, typer.Option(help="The most that an llm teacher may cost, earlier runs included.")
+        float | None, typer.Option(help="The most that an llm teacher or user may cost, earlier runs included.")
     ] = None,
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="The same in tokens, input and output together.")
     ] = None,
+    user: User_ = None,
     quiet: Quiet = False,
 ) -> None:
     """Collect trajectories, failures included and labelled. The same command again finishes what was interrupted."""
@@ -188,6 +192,7 @@ def generate(
             budget_usd=budget_usd,
             budget_tokens=budget_tokens,
             spending=bar.spending,
+            user=user,
         )
     for form in export_format or ():
         export_dataset(output, form)
@@ -303,6 +308,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the evaluation here, as JSON.")] = None,
     trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
     judge_steps: JudgeSteps = True,
+    user: User_ = None,
     tools: Tools = False,
     run_folder: Annotated[
         Path | None, typer.Option("--run", help="Keep both in this folder, as `toolenv report` reads them.")
@@ -339,6 +345,7 @@ def evaluate(
             processes=processes,
             trajectories=trajectories,
             judge_steps=judge_steps,
+            user=user,
             progress=lambda done, total: advance(1),
         )
     if output is not None:

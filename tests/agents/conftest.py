@@ -164,6 +164,22 @@ class Endpoint:
         return lambda handler, _: handler.send(data, status, **headers)
 
     @staticmethod
+    def streams(*deltas: dict[str, Any], usage: Any = None, breaks: bool = False) -> Behaviour:
+        """A streamed completion of these deltas; with `breaks` the connection ends before the stream does."""
+        events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        if usage is not None:
+            events.append({"choices": [], "usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1]}})
+        head = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+        lines = [f"data: {json.dumps(head | event)}\n\n" for event in events]
+        data = "".join([*lines, "" if breaks else "data: [DONE]\n\n"]).encode()
+
+        def behave(handler: Handler, body: dict[str, Any]) -> None:
+            handler.send(data, kind="text/event-stream", length=str(len(data) + 100 * breaks))
+            handler.close_connection = breaks
+
+        return behave
+
+    @staticmethod
     def stalls(seconds: float) -> Behaviour:
         return lambda handler, _: time.sleep(seconds)
 

@@ -12,6 +12,7 @@ import toolenv
 from toolenv.cli import app
 
 COMMANDS = {
+    "analyze",
     "audit",
     "base-model build",
     "cascade fit",
