@@ -125,6 +125,10 @@ def test_an_unknown_model(parrot: Any) -> None:
             {"messages": [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": "a", "content": "y"}]},
             "messages.1.tool_call_id",
         ),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": [], "content": "y"}]},
+            "messages.1.tool_call_id",
+        ),
         ({"tools": [{"type": "function", "function": {}}]}, "tools.0"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
         ({"tools": [STATUS, STATUS]}, "tools.1"),
