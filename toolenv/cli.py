@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
+from toolenv.adapter_commands import adapters_app
 from toolenv.agents.formats import Format
 from toolenv.analysis_commands import analyze
 from toolenv.cascade_commands import cascade_app
@@ -56,6 +57,7 @@ base_app = typer.Typer(help="The base models that students begin from.", no_args
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.add_typer(cascade_app, name="cascade")
+app.add_typer(adapters_app, name="adapters")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
 app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
@@ -294,7 +296,8 @@ def evaluate(
     policy: Annotated[
         str,
         typer.Option(
-            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, llm:MODEL, llm:FILE.yaml."
+            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, adapters:FOLDER, "
+            "llm:MODEL, llm:FILE.yaml."
         ),
     ] = "oracle",
     seed_start: Annotated[
@@ -400,8 +403,8 @@ def _policy(spec: str) -> str:
     """A policy as `make_policy` takes it: a base model's name becomes its folder."""
     if not spec.startswith("toolenv-") or Path(spec).exists():
         return spec
+    from toolenv.agents.shipped_models import BASE_MODELS
     from toolenv.training.base_models import base_model_path
-    from toolenv.training.sft import BASE_MODELS
 
     return str(base_model_path(spec)) if spec in BASE_MODELS else spec
 

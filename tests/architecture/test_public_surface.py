@@ -12,6 +12,8 @@ import toolenv
 from toolenv.cli import app
 
 COMMANDS = {
+    "adapters list",
+    "adapters use",
     "analyze",
     "audit",
     "base-model build",
@@ -36,6 +38,7 @@ COMMANDS = {
     "sandbox list",
     "serve",
     "show",
+    "train adapter",
     "train sad",
     "train recipe",
     "train score",
