@@ -13,7 +13,7 @@ At threshold 0 the small one is never asked; at 1 the frontier is not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -187,15 +187,16 @@ def tokens_of(text: str, token_ids: Sequence[int] | None) -> float:
 
 def spent_by(steps: Sequence[Step]) -> Spent:
     """What recorded steps of a cascade cost, by their labels."""
-    spent = Spent()
-    for step in steps:
-        tokens = tokens_of(step.text, step.token_ids)
-        if step.labels[TIER] == SMALL:
-            spent += Spent(tokens, 1)
-        else:
-            vain = step.labels.get(IN_VAIN)
-            spent += Spent(vain or 0.0, int(vain is not None), tokens, 1)
-    return spent
+    return sum((spent_on(step.labels, step.text, step.token_ids) for step in steps), Spent())
+
+
+def spent_on(labels: Mapping[str, Json], text: str, token_ids: Sequence[int] | None) -> Spent:
+    """What one step of a cascade cost."""
+    tokens = tokens_of(text, token_ids)
+    if labels[TIER] == SMALL:
+        return Spent(tokens, 1)
+    vain = labels.get(IN_VAIN)
+    return Spent(vain or 0.0, int(vain is not None), tokens, 1)
 
 
 def handed_over(trajectory: Trajectory) -> int | None:

@@ -3,7 +3,7 @@
 The `openai` package sends the requests and repeats those that failed: connection errors, timeouts, 408, 409, 429 and
 5xx, after a time that doubles with each attempt, with jitter, or after what Retry-After says. What it does not see is
 repeated here: a body that is no chat completion. Requests run side by side in a thread of the client's own, so it may
-be used from any program, one with an event loop too.
+be used from any program, one with an event loop or with several threads too.
 
 The key is read from an environment variable when a request is first sent, and handed to `openai` alone: no settings,
 record, error or `repr` of this module holds it. Timeouts are of silence: a server that sends a byte now and then may
@@ -214,6 +214,7 @@ class ChatClient:
         self.budget = budget or Budget(tokens=settings.budget_tokens, usd=settings.budget_usd)
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._closed = False
+        self._opening = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._openai: AsyncOpenAI | None = None
         self._end: Callable[[], object] | None = None
@@ -229,8 +230,8 @@ class ChatClient:
             raise ValueError("the client is closed")
         return self._run(self._ask(requests))
 
-    def complete(self, messages: Sequence[Message]) -> str:
-        """The text of the reply to a conversation of plain messages, as a judge or a user gives it.
+    def reply(self, messages: Sequence[Message]) -> Reply:
+        """The reply to a conversation of plain messages, as a judge or a user gives it.
 
         Raises:
             PolicyStopped: there is no reply, or no budget for one.
@@ -238,7 +239,11 @@ class ChatClient:
         (reply,) = self.ask([Request(messages)])
         if isinstance(reply, PolicyStopped):
             raise reply
-        return reply.content
+        return reply
+
+    def complete(self, messages: Sequence[Message]) -> str:
+        """The text of `reply`."""
+        return self.reply(messages).content
 
     def close(self) -> None:
         """Close connections and thread, for good. A client that is dropped is closed, too."""
@@ -336,12 +341,13 @@ class ChatClient:
         return self._openai
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        if self._loop is None:
-            try:
-                self._open()
-            except BaseException:
-                coroutine.close()
-                raise
+        with self._opening:
+            if self._loop is None:
+                try:
+                    self._open()
+                except BaseException:
+                    coroutine.close()
+                    raise
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 

@@ -26,7 +26,7 @@ from toolenv.agents.budget import Budget
 from toolenv.agents.chat_client import ChatClient, EndpointSettings, RawCall, Reply, Request
 from toolenv.agents.dialects import HermesDialect, Span, SpanKind
 from toolenv.agents.exports import to_wire
-from toolenv.agents.policy import Decision, Episode, PolicyStopped
+from toolenv.agents.policy import Conversation, Decision, PolicyStopped
 from toolenv.envs.actions import Action, Answer, Call, Malformed, parse_action
 from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json, json_text
@@ -63,7 +63,7 @@ class ChatPolicy:
         self.concurrency = settings.concurrency
         self.client = ChatClient(settings, budget=budget)
 
-    def act(self, episodes: Sequence[Episode]) -> list[Decision]:
+    def act(self, episodes: Sequence[Conversation]) -> list[Decision]:
         """One decision an episode.
 
         Raises:
@@ -95,7 +95,7 @@ class ChatPolicy:
 
     # -- what is asked ---------------------------------------------------------------------------------
 
-    def _first_thoughts(self, episodes: Sequence[Episode]) -> list[Reply | PolicyStopped | None]:
+    def _first_thoughts(self, episodes: Sequence[Conversation]) -> list[Reply | PolicyStopped | None]:
         """For those that are at their first turn, if the settings want it."""
         fresh = [self.settings.first_thought and len(episode.messages) == 2 for episode in episodes]
         asked = [
@@ -106,7 +106,7 @@ class ChatPolicy:
         replies = iter(self.client.ask(asked) if asked else ())
         return [next(replies) if first else None for first in fresh]
 
-    def _request(self, episode: Episode, thought: Reply | PolicyStopped | None) -> Request | None:
+    def _request(self, episode: Conversation, thought: Reply | PolicyStopped | None) -> Request | None:
         """What is asked; None if the thought before it was not to be had."""
         if isinstance(thought, PolicyStopped):
             return None

@@ -1,24 +1,26 @@
 """A language model in the place of a scripted user, who knows what the script's user knows.
 
-An episode with one does not follow from its seed. Its record replays nevertheless: `RecordedUser` says again what was
-said, as in `Replayer(scenario, user=RecordedUser.of_task([trajectory]))`.
+An episode with one does not follow from its seed. Its record names the model (`Trajectory.user`) and replays
+nevertheless, since everything that was said stands in it (`recorded_user`). What is only tried on forks (candidates
+that are judged, plans that are completed) is answered by the script and asks no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import orjson
-
+from toolenv.agents.recorded_user import Asked, replies_of
 from toolenv.agents.trajectory import Trajectory
-from toolenv.envs.actions import Call
+from toolenv.agents.usage import Usage
 from toolenv.envs.turn import Message
 from toolenv.scenarios.sampler import Task
-from toolenv.tools.errors import RecordError
-from toolenv.tools.user import ASK_USER, REPLY
 
-Complete = Callable[[Sequence[Message]], str]
-"""From a conversation to the text of the next turn, as `ChatClient.complete` gives it."""
+if TYPE_CHECKING:
+    from toolenv.agents.chat_client import Reply
+
+Complete = Callable[[Sequence[Message]], "Reply"]
+"""From a conversation to the reply, as `ChatClient.reply` gives it."""
 
 _BRIEF = """\
 You play a customer who has written to a service agent. Stay in this role. Your request was:
@@ -38,19 +40,23 @@ class ChatUser:
     Args:
         task: whose request and facts it has.
         complete: the model.
+        name: of the model, for records.
     """
 
-    def __init__(self, task: Task, complete: Complete) -> None:
+    def __init__(self, task: Task, complete: Complete, name: str = "model") -> None:
         facts = [
             f"- {fact.vaguely} If asked again: {fact.said}" if fact.vaguely else f"- {fact.said}"
             for fact in task.user.facts
         ]
         brief = _BRIEF.format(instruction=task.instruction, facts="\n".join(facts) or "- nothing more")
+        self.name = name
         self._brief: Message = {"role": "system", "content": brief}
         self._complete = complete
-        self._said: dict[tuple[str, ...], str] = {}
+        self._said: dict[Asked, str] = {}
+        self._spent: Usage | None = None
 
     def reply(self, questions: Sequence[str]) -> str:
+        """What the model says. Raises PolicyStopped: there is no reply, or no budget for one."""
         asked = tuple(questions)
         if asked not in self._said:
             conversation = [self._brief]
@@ -58,33 +64,16 @@ class ChatUser:
                 conversation.append({"role": "user", "content": question})
                 if number < len(asked):
                     conversation.append({"role": "assistant", "content": self.reply(asked[:number])})
-            self._said[asked] = self._complete(conversation)
+            reply = self._complete(conversation)
+            self._said[asked] = reply.content
+            self._spent = reply.usage if self._spent is None else self._spent + reply.usage
         return self._said[asked]
 
+    def remember(self, trajectory: Trajectory) -> None:
+        """Say what was said in this record of the same episode, where the same is asked."""
+        self._said |= dict(replies_of(trajectory))
 
-class RecordedUser:
-    """Says again what was said in a record.
-
-    Raises:
-        RecordError: in `reply`, of a question that was not asked then.
-    """
-
-    def __init__(self, trajectory: Trajectory) -> None:
-        self._id = trajectory.id
-        asked: tuple[str, ...] = ()
-        self._said: dict[tuple[str, ...], str] = {}
-        for step in trajectory.steps:
-            if isinstance(call := step.parsed, Call) and call.name == ASK_USER and step.error is None:
-                asked += (call.arguments["question"],)
-                self._said[asked] = orjson.loads(step.observation)[REPLY]
-
-    @classmethod
-    def of_task(cls, trajectories: Iterable[Trajectory]) -> Callable[[Task], RecordedUser]:
-        """What `ToolEnv(user=...)` takes: the user of each task's record."""
-        users = {trajectory.task: cls(trajectory) for trajectory in trajectories}
-        return lambda task: users[task.id]
-
-    def reply(self, questions: Sequence[str]) -> str:
-        if (said := self._said.get(tuple(questions))) is None:
-            raise RecordError(f"{self._id}: nobody asked {questions[-1]!r} there")
-        return said
+    def spent(self) -> Usage | None:
+        """What replies have cost since this was last asked; None if there was none."""
+        spent, self._spent = self._spent, None
+        return spent

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from toolenv.agents.budget import Budget
 from toolenv.agents.card import Counts
@@ -37,9 +38,13 @@ from toolenv.agents.records import MANIFEST, SHARD, read_trajectories, sole_writ
 from toolenv.agents.rollout import DEFAULT_BATCH, rollout
 from toolenv.agents.trajectory import SCHEMA_VERSION
 from toolenv.agents.usage import Usage, total
+from toolenv.agents.user_model import UserModel, user_settings
 from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario
 from toolenv.scenarios.sampler import MAX_SEED, Sampler
 from toolenv.tools.errors import OperatorError, RecordError
+
+if TYPE_CHECKING:
+    from toolenv.agents.chat_client import EndpointSettings
 
 Advance = Callable[[int, bool], None]
 """Told how many trajectories there are more, and whether they are made now."""
@@ -68,6 +73,7 @@ def collect(
     budget_tokens: int | None = None,
     budget_usd: float | None = None,
     spending: Spending | None = None,
+    user: str | None = None,
 ) -> DatasetManifest:
     """Run the policy on the tasks of `n` consecutive seeds and write the dataset's folder; or finish one.
 
@@ -81,9 +87,11 @@ def collect(
         budget_tokens, budget_usd: the most that the dataset may cost at an endpoint, earlier runs included; instead of
             what the endpoint's settings say.
         spending: called with what all trajectories that are there have cost.
+        user: "llm:MODEL" or "llm:FILE.yaml", a model that plays the users; their scripts if left out. It shares the
+            budget.
 
     Raises:
-        ValueError: a number is out of range, there is no such policy, or it knows no budget.
+        ValueError: a number is out of range, there is no such policy or user, or nothing here knows a budget.
         SettingsError: an endpoint's settings can not be read, or a budget in US dollars has no prices.
         PolicyStopped: the budget is spent, or the endpoint is down; running the same again goes on from there.
         DatasetMismatch: the folder holds a dataset of another configuration.
@@ -98,7 +106,8 @@ def collect(
     scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     families = families if isinstance(families, str) else tuple(families)
     Sampler(scenario, families)  # refuses unknown families before anything is written
-    budget = _budget(policy_spec, budget_tokens, budget_usd, processes)
+    asked = None if user is None else user_settings(user, scenario)
+    budget = _budget(policy_spec, asked, budget_tokens, budget_usd, processes)
     # A model that workers are going to load is not loaded here.
     policy = None if processes > 1 and is_model(policy_spec) else make_policy(policy_spec, budget=budget)
     manifest = DatasetManifest(
@@ -114,6 +123,7 @@ def collect(
         shard_size=shard_size,
         shards=-(-n // shard_size),
         policy_settings=settings_of(policy_spec),
+        user=None if asked is None else asked.decisive(),
     )
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -132,10 +142,11 @@ def collect(
                 missing.append(shard)
         if budget is not None:
             budget.spent = counts.usage + _paid_for(out, manifest, missing)
-        job = _Job(scenario.source, scenario.where, policy_spec, manifest, str(out), batch)
+        job = _Job(scenario.source, scenario.where, policy_spec, manifest, str(out), batch, asked)
         if processes == 1:
             assert policy is not None
             job.scenario, job.policy = scenario, policy
+            job.user = None if asked is None else UserModel(asked, budget=budget)
             for shard in missing:
                 counts += job.run(shard, advance, partial(_tell, spending, counts.usage))
         elif missing:
@@ -145,9 +156,12 @@ def collect(
     return manifest
 
 
-def _budget(policy_spec: str, tokens: int | None, usd: float | None, processes: int) -> Budget | None:
-    """The budget of a policy that asks endpoints, None for any other. Of several limits the lowest holds."""
-    endpoints = [settings.budgeted(tokens, usd) for settings in endpoints_of(policy_spec)]
+def _budget(
+    policy_spec: str, user: EndpointSettings | None, tokens: int | None, usd: float | None, processes: int
+) -> Budget | None:
+    """The budget of a policy or a user that asks endpoints, None for any other. Of several limits the lowest holds."""
+    asked = (*endpoints_of(policy_spec), *(() if user is None else (user,)))
+    endpoints = [settings.budgeted(tokens, usd) for settings in asked]
     if not endpoints:
         if tokens is None and usd is None:
             return None
@@ -223,6 +237,11 @@ class _Job:
     manifest: DatasetManifest
     out: str
     batch: int | None
+    user_settings: EndpointSettings | None = None
+
+    @cached_property
+    def user(self) -> UserModel | None:
+        return None if self.user_settings is None else UserModel(self.user_settings)
 
     @cached_property
     def scenario(self) -> Scenario:
@@ -244,9 +263,9 @@ class _Job:
                 advance(counts.trajectories, False)
             at_once: int = getattr(self.policy, "concurrency", DEFAULT_BATCH)
             batch = at_once if self.batch is None else self.batch
-            families, missing = self.manifest.families, journal.missing()
+            options: dict[str, Any] = {"families": self.manifest.families, "batch": batch, "user": self.user}
             try:
-                for trajectory in rollout(self.scenario, self.policy, missing, families=families, batch=batch):
+                for trajectory in rollout(self.scenario, self.policy, journal.missing(), **options):
                     journal.append(trajectory)
                     counts.add(trajectory)
                     advance(1, True)

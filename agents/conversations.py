@@ -8,6 +8,8 @@ failed.
 
 What is read otherwise than it stands is noted, and what can not be read is refused with its field and rule. Since
 parallel calls follow each other here, the second may seem to have seen what the first one returned.
+
+Beside an assistant's message may stand `usage`, and beside a tool's its `seconds`, as `recorder.py` writes them.
 """
 
 from __future__ import annotations
@@ -18,10 +20,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from toolenv.agents.dialects import ToolenvDialect
-from toolenv.agents.trajectory import ELSEWHERE, SCHEMA_VERSION, Step, Trajectory, recordable
+from toolenv.agents.trajectory import (
+    ELSEWHERE,
+    SCHEMA_VERSION,
+    Step,
+    Timing,
+    Trajectory,
+    messages_of_step,
+    recordable,
+)
+from toolenv.agents.usage import Usage
 from toolenv.envs.actions import Action, Answer, Call, Malformed, parse_action
+from toolenv.envs.turn import Message
 from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import AGENT_ERRORS, InvalidArguments, MalformedCall, RecordError, UnknownTool
 from toolenv.tools.toolbox import Toolbox
@@ -30,6 +43,7 @@ from toolenv.tools.version import __version__
 TOOL_ERROR = "tool_error"
 UNTYPED = "untyped"
 _DIALECT = ToolenvDialect()
+_USAGE: TypeAdapter[Usage] = TypeAdapter(Usage)
 _FAILED = re.compile(r"\s*(?:error|exception|traceback|failed)\b", re.IGNORECASE)
 _OUTCOMES = {
     **dict.fromkeys(("success", "succeeded", "solved", "resolved", "passed", "pass"), True),
@@ -41,11 +55,12 @@ Notes = Counter[str]
 
 @dataclass(slots=True)
 class _Said:
-    """A step in the making. `flagged`: the log itself says that the call failed."""
+    """A step in the making. `flagged`: the log itself says that the call failed; `usage`: what the log says it cost."""
 
     action: Action
     observation: str = ""
     flagged: bool = False
+    usage: Usage | None = None
 
 
 @dataclass(slots=True)
@@ -57,6 +72,7 @@ class _Reader:
     asked: list[str] = field(default_factory=list)
     said: list[_Said] = field(default_factory=list)
     waiting: dict[str, _Said] = field(default_factory=dict)
+    tools_s: float = 0.0
 
     def read(self, message: Json, at: str) -> None:
         role = message.get("role") if isinstance(message, dict) else None
@@ -88,12 +104,13 @@ class _Reader:
         text = _text(message.get("refusal") if content is None else content, f"{at}.content", self.notes)
         reasoning = _text(message.get("reasoning_content"), f"{at}.reasoning_content", self.notes)
         calls = message.get("tool_calls") or []
+        usage = _usage(message.get("usage"), f"{at}.usage")
         if message.get("function_call"):
             calls = [{"id": f"{at}.function_call", "function": message["function_call"]}]
         if not isinstance(calls, list):
             raise RecordError(f"{at}.tool_calls: not a list")
         if not calls:
-            self.said.append(_Said(_kept({"answer": text, "reasoning": reasoning}, at)))
+            self.said.append(_Said(_kept({"answer": text, "reasoning": reasoning}, at), usage=usage))
             return
         if len(calls) > 1:
             self.notes["parallel calls: read one after the other"] += 1
@@ -104,18 +121,47 @@ class _Reader:
                 raise RecordError(f"{where}.function: missing")
             if not isinstance(call_id := call.get("id"), str) or call_id in self.waiting:
                 raise RecordError(f"{where}.id: {'used twice' if isinstance(call_id, str) else 'not a text'}")
-            self.said.append(_Said(_call(call["function"], "" if place else thought, f"{where}.function")))
+            action = _call(call["function"], "" if place else thought, f"{where}.function")
+            self.said.append(_Said(action, usage=None if place else usage))
             self.waiting[call_id] = self.said[-1]
 
     def _result(self, message: Json, at: str) -> None:
         call_id = message.get("tool_call_id")
         if call_id is None and len(self.waiting) == 1:  # the old form knows the function's name only
             call_id = next(iter(self.waiting))
-        if call_id not in self.waiting:
+        if not isinstance(call_id, str) or call_id not in self.waiting:
             raise RecordError(f"{at}.tool_call_id: {call_id!r} is no call that waits for a reply")
         said = self.waiting.pop(call_id)
         said.observation = _text(message.get("content"), f"{at}.content", self.notes)
         said.flagged = message.get("is_error") is True or message.get("status") == "error"
+        if isinstance(seconds := message.get("seconds"), int | float):
+            self.tools_s += seconds
+
+
+def open_messages(messages: Json) -> list[Message]:
+    """A conversation in which the agent is to speak next, in canonical form: as an environment would have it.
+
+    Raises:
+        RecordError: names the field and the rule it breaks.
+    """
+    if not isinstance(messages, list):
+        raise RecordError("messages: not a list")
+    reader = _Reader(Notes())
+    for place, message in enumerate(messages):
+        reader.read(message, f"messages.{place}")
+    if not reader.asked:
+        raise RecordError("messages: nothing is asked before the agent's first turn")
+    if reader.waiting:
+        raise RecordError(f"messages: there is no reply to call {next(iter(reader.waiting))!r}")
+    if reader.said and not isinstance(reader.said[-1].action, Call) and not reader.said[-1].observation:
+        raise RecordError("messages: the last is the agent's own; there is nothing to reply to")
+    read: list[Message] = [
+        {"role": "system", "content": "\n\n".join(reader.system)},
+        {"role": "user", "content": "\n\n".join(reader.asked)},
+    ]
+    for number, said in enumerate(reader.said, 1):
+        read += messages_of_step(_step(said, None, 0.0), number)
+    return read
 
 
 def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Notes) -> Trajectory:
@@ -142,6 +188,12 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
         notes["nothing was asked before the agent's first turn"] += 1
     if reader.waiting:
         notes["the last calls have no reply"] += 1
+    for failure in row.get("request_errors") or ():
+        notes[f"a request that failed ({failure.get('type')})"] += 1
+    if row.get("interrupted"):
+        notes["a reply that was not read to its end"] += row["interrupted"]
+    if isinstance(row.get("error"), dict):
+        notes[f"an episode that an exception ended ({row['error'].get('type')})"] += 1
     if toolbox is None:
         notes["no tools are declared: their calls are checked for being JSON alone"] += 1
     about = {**(row["metadata"] if isinstance(row.get("metadata"), dict) else {}), **row}
@@ -181,7 +233,35 @@ def read_conversation(row: Json, toolbox: Toolbox | None, name: str, notes: Note
         sandbox_lost=False,
         grade={} if success is None else {"logged": True},
         world_digest="",
+        timing=_timing(reader),
+        usage=tuple(said.usage for said in reader.said) if any(said.usage for said in reader.said) else None,
     )
+
+
+def _usage(value: Json, at: str) -> Usage | None:
+    """What a reply cost, in our own terms or OpenAI's."""
+    if value is None:
+        return None
+    if isinstance(value, dict) and "prompt_tokens" in value:
+        details = value.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+        value = {
+            "input_tokens": value["prompt_tokens"],
+            "output_tokens": value.get("completion_tokens"),
+            "cached_tokens": cached or 0,
+            "requests": 1,
+        }
+    try:
+        return _USAGE.validate_json(orjson.dumps(value))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise RecordError(f"{'.'.join([at, *map(str, first['loc'])])}: {first['msg']}") from None
+
+
+def _timing(reader: _Reader) -> Timing | None:
+    """Seconds of the agent's requests, and with those of its tools."""
+    acting = sum(said.usage.seconds for said in reader.said if said.usage is not None)
+    return Timing(round(acting, 6), round(acting + reader.tools_s, 6)) if acting or reader.tools_s else None
 
 
 def _text(content: Json, at: str, notes: Notes) -> str:

@@ -17,11 +17,13 @@ from typing import Any
 import orjson
 
 from toolenv.agents.card import Counts, render_card
+from toolenv.agents.logged_tools import logged_toolbox
 from toolenv.agents.records import MANIFEST, read_trajectories, whole_file
 from toolenv.agents.rollout import Attempt
 from toolenv.scenarios.loading import Scenario, load_scenario, parse_scenario, shipped_scenarios
 from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError, RecordError
+from toolenv.tools.toolbox import Toolbox
 
 SCENARIO_FILE, TOOLS_FILE, CARD_FILE, README_FILE = "scenario.yaml", "tools.json", "card.json", "README.md"
 
@@ -41,6 +43,7 @@ class DatasetManifest:
         shard_size: seeds a shard.
         shards: how many shards there are.
         policy_settings: what the policy depends on besides its name, such as an endpoint's settings.
+        user: the settings of the model that plays the users; None for the scenario's scripts.
     """
 
     schema_version: int
@@ -55,6 +58,7 @@ class DatasetManifest:
     shard_size: int
     shards: int
     policy_settings: Json = None
+    user: Json = None
 
     @property
     def trajectories(self) -> int:
@@ -110,6 +114,22 @@ def scenario_of(dataset: str | Path) -> Scenario:
             return shipped
         unknown += f"; the {first.scenario} that ships is {shipped.version}, and {first.scenario_version} was recorded"
     raise RecordError(unknown)
+
+
+def declared_toolbox(dataset: str | Path) -> Toolbox:
+    """The tools that a dataset of logs declares in its `tools.json`: a folder, or a file in one. They never run.
+
+    Raises:
+        RecordError: the file is missing or damaged.
+    """
+    dataset = Path(dataset)
+    path = (dataset.parent if dataset.is_file() else dataset) / TOOLS_FILE
+    try:
+        return logged_toolbox(orjson.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such file, so the tools are not known; name a scenario") from None
+    except (orjson.JSONDecodeError, RecordError) as error:
+        raise RecordError(f"{path}: {error}") from None
 
 
 def write_card(out: Path, manifest: DatasetManifest, counts: Counts, **more: Any) -> None:

@@ -36,6 +36,10 @@ class Past:
     states: torch.Tensor | None = None
     weights: list[float] = field(default_factory=list)
 
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.states is None else self.states.nbytes
+
     def common(self, context: Sequence[int], weights: list[float]) -> int:
         """How many tokens at the start of `context` need not be computed again; its last always is."""
         if self.weights != weights:

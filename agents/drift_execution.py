@@ -59,8 +59,11 @@ class Execution:
     def run(self, record: int, trajectory: Trajectory) -> bool:
         """Carry out an episode and note what differs; False if it is of no task that there is here.
 
-        It ends where another behaviour has made the world another.
+        It ends where another behaviour has made the world another. One whose user was a model follows from no seed, and
+        is not carried out.
         """
+        if trajectory.user is not None:
+            return False
         env = self._env
         try:
             env.reset(options={"task": task_of(trajectory, self.scenario)})

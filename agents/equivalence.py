@@ -30,6 +30,7 @@ from toolenv.agents import walks
 from toolenv.agents.grounding import identifiers, is_enumerated, shown_text, stands_in
 from toolenv.agents.information import Leaf, leaves
 from toolenv.agents.oracle import to_action
+from toolenv.agents.recorded_user import begin_again
 from toolenv.agents.trajectory import Trajectory
 from toolenv.agents.walks import Walk
 from toolenv.envs.actions import Action, Answer, Call, parse_action
@@ -184,7 +185,7 @@ class Guide:
                 if self._is(call, one.steps[0])
             ]
             return Judgement(Label.PREFERRED, self._regret(env, after, env), "the next step of the plan", True, after)
-        fork = env.fork()
+        fork = env.fork(scripted=True)
         try:
             _, _, _, ended, info = fork.step(call)
             if info.get("sandbox_lost"):
@@ -299,7 +300,7 @@ def label_steps(env: ToolEnv, trajectory: Trajectory) -> list[Judgement]:
     Args:
         env: of the trajectory's scenario and version; it is reset to the task.
     """
-    env.reset(options={"task": trajectory.task})
+    begin_again(env, trajectory)
     guide = Guide.start(env)
     judgements = []
     for step in trajectory.steps:
@@ -319,7 +320,7 @@ def earliest_error(judgements: Iterable[Judgement]) -> int | None:
 
 def _complete(env: ToolEnv, walk: Walk, *, again: bool) -> Completion | None:
     """The rest of a route, run on a fork and graded; None if it does not solve the task."""
-    fork = env.fork()
+    fork = env.fork(scripted=True)
     steps: list[PlannedStep] = []
     contents: list[Json] = []
     try:

@@ -13,6 +13,7 @@ A step that could not be read stays: assistant text, and the user's reply to it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,9 @@ def _split_thought(value: str) -> tuple[str | None, str]:
 
 
 def _from_atif(row: Row) -> list[Message]:
-    messages = _from_openai({"messages": [_with_texts(message) for message in from_atif(row)["messages"]]})
+    read = from_atif(row, Counter())["messages"]
+    told = [{name: value for name, value in message.items() if name != "usage"} for message in read]
+    messages = _from_openai({"messages": [_with_texts(message) for message in told]})
     for message in messages:  # what could not be read is shown in part, as the environment does
         if message["role"] == "assistant" and "reasoning_content" not in message:
             message["content"] = message["content"][:SHOWN_RAW]

@@ -20,3 +20,4 @@ class LogFormat(StrEnum):
 
     OPENAI = "openai"
     ATIF = "atif"
+    OTEL = "otel"

@@ -26,6 +26,7 @@ import numpy as np
 from toolenv.agents.dialects import ANSWER, CALL
 from toolenv.tools.calls import Json
 from toolenv.tools.declaration import Tool
+from toolenv.tools.errors import OperatorError
 from toolenv.tools.toolbox import Toolbox
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ _GRAMMARS = 512
 _HURRY = 32
 """With so many tokens left a call is brought to its end: texts and objects are closed as soon as they may be."""
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+
+
+class GrammarError(OperatorError):
+    """The schemas of a toolbox make no grammar; those of tools that were declared here always do."""
 
 
 class GroundedGrammar:
@@ -83,7 +88,7 @@ class GroundedGrammar:
         grammar = calls_grammar(self._toolbox, dict(shown))
         matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
         if matcher.is_error():
-            raise AssertionError(f"the grammar of the toolbox does not compile: {matcher.get_error()}")
+            raise GrammarError(f"tools: their schemas make no grammar: {matcher.get_error()}")
         return matcher
 
 

@@ -28,7 +28,9 @@ from toolenv.agents.conversations import Notes, read_conversation
 from toolenv.agents.dataset import TOOLS_FILE, DatasetMismatch, write_scenario
 from toolenv.agents.formats import LogFormat
 from toolenv.agents.logged_tools import logged_toolbox, merged_tools
-from toolenv.agents.records import SHARD, whole_folder
+from toolenv.agents.otel import parts_of_spans
+from toolenv.agents.recordings import joined
+from toolenv.agents.records import SHARD, read_trajectories, whole_folder
 from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
@@ -72,7 +74,8 @@ def import_logs(
     A conversation that can not be read is skipped and told; the rest goes on. `out` appears when all is written.
 
     Args:
-        logs: `.jsonl` (also gzipped) with a conversation a line, or `.json` with one, or a list of them.
+        logs: `.jsonl` (also gzipped) with a conversation a line, or a recorder's parts of them; or `.json` with one
+            conversation, or a list of them.
         scenario: whose toolbox is used instead of the tools that the logs declare, and whose tasks are carried out.
         progress: called with 1 after each conversation.
 
@@ -107,6 +110,42 @@ def import_logs(
     return report
 
 
+def read_logs(
+    logs: str | Path, form: LogFormat | None = None, *, report: ImportReport | None = None
+) -> Iterator[Trajectory]:
+    """The episodes of a dataset or of logs from elsewhere, without writing anything.
+
+    Args:
+        form: of the logs; if left out, it is told from their first line.
+        report: gets what was skipped and noted.
+
+    Raises:
+        RecordError: there is no file, or (of a dataset) it is damaged.
+    """
+    logs = Path(logs)
+    if form is None and (form := _form_of(logs)) is None:
+        yield from read_trajectories(logs)
+        return
+    reading = _Reading(form, None)
+    reading.report = reading.report if report is None else report
+    yield from reading.trajectories(_files(logs), None)
+    reading.report.notes = dict(sorted(reading.notes.items()))
+
+
+def _form_of(logs: Path) -> LogFormat | None:
+    """The form of logs by their first line; None of a dataset."""
+    if logs.suffix == ".parquet" or (logs.is_dir() and (logs / SHARD.format(0)).is_file()):
+        return None
+    first = next((row for file in _files(logs) for _, row in _rows(file)), None)
+    if not isinstance(first, dict):
+        return LogFormat.OPENAI
+    if "resourceSpans" in first:
+        return LogFormat.OTEL
+    if isinstance(first.get("schema_version"), str):
+        return LogFormat.ATIF
+    return LogFormat.OPENAI if "messages" in first else None
+
+
 def _files(logs: Path) -> list[Path]:
     if logs.is_file():
         return [logs]
@@ -127,26 +166,26 @@ class _Reading:
         self._env = None if scenario is None else ToolEnv(scenario, families="all")
 
     def trajectories(self, files: Iterable[Path], progress: Callable[[int], None] | None) -> Iterator[Trajectory]:
-        for file in files:
-            for where, row in _rows(file):
-                notes = Notes()
-                try:
-                    if isinstance(row, RecordError):
-                        raise row
-                    found = self._trajectory(row, where, notes)
-                except RecordError as problem:
-                    self.report.skipped.append(f"{where}: {problem}")
-                else:
-                    self.notes += notes
-                    yield found
-                if progress is not None:
-                    progress(1)
+        rows = (row for file in files for row in _rows(file))
+        for where, row in joined(parts_of_spans(rows) if self.form is LogFormat.OTEL else rows):
+            notes = Notes()
+            try:
+                if isinstance(row, RecordError):
+                    raise row
+                found = self._trajectory(row, where, notes)
+            except RecordError as problem:
+                self.report.skipped.append(f"{where}: {problem}")
+            else:
+                self.notes += notes
+                yield found
+            if progress is not None:
+                progress(1)
         if self._env is not None:
             self._env.close()
 
     def _trajectory(self, row: Json, where: str, notes: Notes) -> Trajectory:
         if self.form is LogFormat.ATIF:
-            row = from_atif(row)
+            row = from_atif(row, notes)
         toolbox = self._toolbox(row)
         found = read_conversation(row, toolbox, Path(where).name, notes)
         own = found.task.split("/", 2)[2]

@@ -49,7 +49,7 @@ class Opinion:
 
 
 class StepJudge(Protocol):
-    """Judges one step."""
+    """Judges one step. One whose verdicts depend on more than its name has that as JSON in `settings`."""
 
     name: str
 
@@ -94,6 +94,7 @@ class NoisyJudge:
         if not all(0 <= chance <= 1 for chance in (good, bad, abstain)):
             raise ValueError(f"chances lie within 0 to 1; got good={good:g}, bad={bad:g}, abstain={abstain:g}")
         self.name = f"noisy:good={good:g},bad={bad:g},abstain={abstain:g}"
+        self.settings: Json = {"seed": seed}
         self._right = {Verdict.GOOD: good, Verdict.BAD: bad}
         self._abstain, self._seed = abstain, seed
 
@@ -126,10 +127,11 @@ class LLMJudge:
 
     Args:
         model: replies to messages; what it raises is not caught, since it says nothing about the step.
+        settings: what the replies depend on.
     """
 
-    def __init__(self, model: Completer, name: str) -> None:
-        self._model, self.name = model, name
+    def __init__(self, model: Completer, name: str, settings: Json = None) -> None:
+        self._model, self.name, self.settings = model, name, settings
 
     def judge(self, env: ToolEnv, guide: Guide, action: Json) -> Opinion:
         return read_verdict(self._model.complete(judge_prompt(env.messages, env.toolbox, action)))
@@ -276,12 +278,12 @@ def make_judge(spec: str) -> StepJudge:
         chances = _chances(rest)
         return NoisyJudge(chances["good"], chances["bad"], chances.get("abstain", 0.0))
     if (Path(spec) / "config.json").is_file():
-        return LLMJudge(LocalModel(spec), Path(spec).name)
+        return LLMJudge(LocalModel(spec), Path(spec).name, {"folder": str(Path(spec).resolve())})
     if spec.startswith("llm:"):
         from toolenv.agents.chat_client import ChatClient  # openai takes its time
 
         (settings,) = endpoints_of(spec)
-        return LLMJudge(ChatClient(settings), settings.model)
+        return LLMJudge(ChatClient(settings), settings.model, settings.decisive())
     raise ValueError(
         f"there is no judge {spec!r}; there is: exact, noisy:CHANCE, noisy:good=CHANCE,bad=CHANCE,abstain=CHANCE"
         " (any of them may be left out), the path of a model's folder, or llm:MODEL or llm:FILE.yaml"

@@ -25,6 +25,36 @@ if TYPE_CHECKING:
     from toolenv.agents.trajectory import Trajectory
 
 
+class Conversation(Protocol):
+    """All that a policy may go by where no environment is: an episode of ours, or one whose world is elsewhere.
+
+    Attributes:
+        memory: scratch space of the policy.
+    """
+
+    memory: dict[str, Any]
+
+    @property
+    def messages(self) -> list[Message]:
+        """In canonical form; the policy speaks next."""
+
+    @property
+    def toolbox(self) -> Toolbox:
+        """The tools that can be called."""
+
+    def rng(self, purpose: str) -> Random:
+        """A generator for this conversation and purpose, made at its first use and kept."""
+
+
+def kept_rng(memory: dict[str, Any], seed: int, trial: int, purpose: str) -> Random:
+    """The generator for a purpose in a policy's memory, made at its first use."""
+    key = f"rng:{purpose}"
+    if key not in memory:
+        memory[key] = Random(mix(seed, trial, salt(purpose)))
+    generator: Random = memory[key]
+    return generator
+
+
 @dataclass(slots=True)
 class Episode:
     """A running episode, as a policy sees it.
@@ -62,11 +92,7 @@ class Episode:
 
     def rng(self, purpose: str) -> Random:
         """A generator for this episode and purpose, made at its first use and kept."""
-        key = f"rng:{purpose}"
-        if key not in self.memory:
-            self.memory[key] = Random(mix(self.task.seed, self.trial, salt(purpose)))
-        generator: Random = self.memory[key]
-        return generator
+        return kept_rng(self.memory, self.task.seed, self.trial, purpose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +107,7 @@ class Decision:
         labels: ground truth about the decision, such as an injected fault; kept in the record.
         usage: what the decision cost, if an endpoint was asked.
         act_token: where in `token_ids` ACT begins.
+        prompt_tokens: of what a model in this process was shown; `cached_tokens` of them were known from earlier turns.
     """
 
     action: Any
@@ -91,6 +118,8 @@ class Decision:
     labels: dict[str, Json] = field(default_factory=dict)
     usage: Usage | None = None
     act_token: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class PolicyStopped(OperatorError):
@@ -116,3 +145,12 @@ class Policy(Protocol):
 
     def act(self, episodes: Sequence[Episode]) -> list[Decision]:
         """One decision an episode, in the same order."""
+
+
+class ConversationPolicy(Protocol):
+    """A policy that goes by messages and tools alone, so that it can act for a world that is elsewhere."""
+
+    name: str
+
+    def act(self, episodes: Sequence[Conversation]) -> list[Decision]:
+        """One decision a conversation, in the same order."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolenv.agents.policy import Decision, Episode
+from toolenv.agents.recorded_user import begin_again
 from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.envs.drifted_env import open_env
 from toolenv.envs.rewards import Reward
@@ -84,7 +85,7 @@ class Replayer:
         """Carry the recorded actions out again and compare."""
         versions = tuple(self._version_differences(trajectory))
         try:
-            info = self._env.reset(options={"task": trajectory.task})[1]
+            info = begin_again(self._env, trajectory)
         except ScenarioError as error:
             return ReplayReport(trajectory.id, 0, Difference(0, "task", trajectory.task, str(error)), versions)
         # An episode that was cut off ends where it was cut off, whatever limit it ran under.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolenv.agents.equivalence import Guide, Judgement
+from toolenv.agents.recorded_user import begin_again
 from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
@@ -51,7 +52,7 @@ class Retracer:
         """
         env = self._env
         try:
-            env.reset(options={"task": trajectory.task})
+            begin_again(env, trajectory)
         except ScenarioError:
             return
         if env.task.instruction != trajectory.instruction:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolenv.agents.chat_user import ChatUser
 from toolenv.agents.dialects import ToolenvDialect
 from toolenv.agents.policy import Decision, Episode, Policy, PolicyStopped
 from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory, recordable
@@ -16,6 +17,7 @@ from toolenv.envs.drifted_env import open_env
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.sampler import Task
+from toolenv.scenarios.users import User
 from toolenv.tools.calls import Json
 from toolenv.tools.errors import RecordError, SandboxLost
 from toolenv.tools.version import __version__
@@ -74,8 +76,9 @@ def rollout(
     the policy's own arithmetic does not).
 
     Raises:
-        PolicyStopped: by the policy. What it decided for other episodes is carried out first, and those that ended are
-            given; `unfinished` has the records of those under way, if the policy is `resumable`.
+        PolicyStopped: by the policy, or by the model that plays the user. What was decided for other episodes is
+            carried out first, and those that ended are given; `unfinished` has the records of those under way, if the
+            policy is `resumable`. If it is not, they are lost, and the error says how many.
     """
     waiting = iter(attempts)
     first = open_env(scenario, families=families, **env_options)
@@ -92,6 +95,7 @@ def _run(
 ) -> Iterator[Trajectory]:
     idle = envs.copy()
     running: list[_Running] = []
+    resumable = getattr(policy, "resumable", False)
     while True:
         while len(running) < batch and (attempt := next(waiting, None)) is not None:
             if not idle:
@@ -111,15 +115,17 @@ def _run(
         try:
             decisions = policy.act([item.episode for item in running])
         except PolicyStopped as error:
-            if not getattr(policy, "resumable", False):
-                error.decided = ()
-                raise
-            stopped, decisions = error, error.decided or [None] * len(running)
+            # What a policy within another one decided is not the other's decision.
+            stopped, decisions = error, (resumable and error.decided) or [None] * len(running)
         spent = (time.perf_counter() - began) / len(running)
         going: list[_Running] = []
         for item, decision in zip(running, decisions, strict=True):
             item.policy_s += spent
-            ended = None if decision is None else _step(item, decision)
+            ended = None
+            try:
+                ended = None if decision is None else _step(item, decision)
+            except PolicyStopped as error:  # of the model that plays the user: the step was not made
+                stopped = stopped or error
             if ended is None:
                 going.append(item)
             else:
@@ -128,7 +134,11 @@ def _run(
         running = going
         if stopped is not None:
             stopped.decided = ()
-            stopped.unfinished = [_record(item, policy, {"truncated": False}) for item in running]
+            if resumable:
+                stopped.unfinished = [_record(item, policy, {"truncated": False}) for item in running]
+            elif running:
+                lost = f"{len(running)} episode{'s' if len(running) > 1 else ''}"
+                stopped.args = (f"{stopped}; {policy.name} can not go on in mid episode: {lost} under way begin anew",)
             raise stopped
 
 
@@ -157,6 +167,8 @@ def _begin(env: ToolEnv, attempt: Attempt) -> _Running:
             item.lost = True
             break
     if attempt.begun is not None and not lost:
+        if isinstance(env.user, ChatUser):
+            env.user.remember(attempt.begun)
         _go_on(item, attempt.begun)
     return item
 
@@ -200,8 +212,14 @@ def _step(item: _Running, decision: Decision) -> dict[str, Any] | None:
             labels=decision.labels,
         )
     )
-    item.usages.append(decision.usage)
+    item.usages.append(_with_user(decision.usage, item.episode.env.user))
     return {**info, "truncated": truncated} if terminated or truncated else None
+
+
+def _with_user(usage: Usage | None, user: User | None) -> Usage | None:
+    """What a step cost, with what its user's reply did."""
+    spent = user.spent() if isinstance(user, ChatUser) else None
+    return usage if spent is None else spent if usage is None else usage + spent
 
 
 def _record(item: _Running, policy: Policy, info: dict[str, Any]) -> Trajectory:
@@ -235,4 +253,5 @@ def _record(item: _Running, policy: Policy, info: dict[str, Any]) -> Trajectory:
         world_digest="" if lost else env.session.digest(),
         timing=Timing(round(item.policy_s, 6), round(time.perf_counter() - item.began, 6)),
         usage=tuple(item.usages) if any(usage is not None for usage in item.usages) else None,
+        user=None if env.user is None else getattr(env.user, "name", type(env.user).__name__),
     )

@@ -60,7 +60,7 @@ def guide_of(env: ToolEnv) -> Guide:
     done = [action_of_message(message) for message in env.messages if message["role"] == "assistant"]
     if not done:
         return Guide.start(env)
-    again = env.fork()
+    again = env.fork(scripted=True)
     try:
         again.reset(options={"task": env.task.id})
         guide = Guide.start(again)

@@ -93,6 +93,7 @@ class Trajectory:
         grade: the parts of the verdict, and one sentence a breach.
         world_digest: of the final world.
         usage: what each step cost, where an endpoint was asked. As little a part of what replays as timing.
+        user: who was asked in the place of the scripted user, such as a model's name; None if nobody was.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -122,6 +123,7 @@ class Trajectory:
     world_digest: str
     timing: Timing | None = None
     usage: tuple[Usage | None, ...] | None = None
+    user: str | None = None
 
     @property
     def graded(self) -> bool:

@@ -133,7 +133,9 @@ def scored(
         score["planted"] += 1
         if key in found:
             score["found"] += 1
-            score["since right"] += found[key].since == first or found[key].evidence == "declared"
+            if found[key].evidence != "declared":
+                score["dated"] += 1
+                score["since right"] += found[key].since == first
         else:
             wrong.append(f"missed {key}")
     touched = set() if drift is None else {*drift.names, *drift.original.names, EVERY}
@@ -225,7 +227,7 @@ def planted(checks: Checks, drifts: int, records: int, faults: float) -> None:
             told = [[log["right"], log["right"] + log["invented"]] for log in logs]
             recall = shown([log["found"] for log in logs], [log["planted"] for log in logs])
             precision = shown(*zip(*told, strict=True))
-            since = f"{total['since right']} of {total['found']}"
+            since = f"{total['since right']} of {total['dated']}"
             print(f"| {way} | {kind} | {len(logs)} | {total['planted']} | {recall} | {precision} | {since} |")
 
 

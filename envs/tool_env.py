@@ -156,7 +156,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             raise ValueError(f"max_steps must be at least 1; got {max_steps}")
         self.reward: Reward = OutcomeReward() if reward is None else reward
         self._make_user = user
-        self._user: User | None = None  # in the place of the task's own
+        self.user: User | None = None
+        """Who is asked in this episode in the place of the task's scripted user; made anew by `reset`."""
         self.sandbox = make_sandbox(sandbox) if isinstance(sandbox, str) else sandbox
         self._lease = Lease(self.sandbox) if isinstance(sandbox, str) else None
         if self._lease is not None:
@@ -194,7 +195,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             self._lease.join(self)
         self._session = self.sandbox.open(task.world, self.scenario.toolbox)
         self._episode = _Episode(task, observed_instruction(task))
-        self._user = None if self._make_user is None else self._make_user(task)
+        self.user = None if self._make_user is None else self._make_user(task)
         turn = Turn.first(task, self._episode.instruction)
         self._episode.messages.extend(turn.info["messages"])
         turn.info["tools"] = self._tools
@@ -250,17 +251,16 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
     def session(self) -> ToolSession:
         """The world behind the episode, for graders and teachers. An agent must not get at it.
 
-        Its `ask_user` is answered as that of the episode would be, and adds nothing to the episode.
+        Its `ask_user` adds nothing to the episode, and is answered by the script, whoever plays the user.
         """
-        episode = self._begun()
-        assert self._session is not None
-        toolbox = self.scenario.toolbox
-        if ASK_USER not in toolbox:
-            return self._session
-        return UserSession(self._session, toolbox, self._user or episode.task.user, episode.questions)
+        return self._asking(self._begun().task.user)
 
-    def fork(self) -> ToolEnv:
+    def fork(self, *, scripted: bool = False) -> ToolEnv:
         """An independent environment in the same state of the same episode.
+
+        Args:
+            scripted: questions are answered by the script from here on, whoever played the user so far: for what is
+                tried and not kept.
 
         Its `reset()` without a seed draws the task that this environment's would; its action space is unseeded.
 
@@ -276,6 +276,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         if self._np_random is not None:
             other._generator_state = self._np_random.bit_generator.state
         other._np_random = None
+        if scripted:
+            other.user = other._make_user = None
         other.action_space = self.action_space.fork()
         other._episode = episode.copy()
         other._session = session
@@ -311,7 +313,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
             self._session = self.sandbox.open(snapshot.world.image, self.scenario.toolbox)
         self._session.restore(snapshot.world)
         self._episode = snapshot._episode.copy()
-        self._user = None if self._make_user is None else self._make_user(self._episode.task)
+        self.user = None if self._make_user is None else self._make_user(self._episode.task)
 
     def grade(self, answer: str | None = None) -> Grade:
         """How the episode would be graded if it ended now with this answer."""
@@ -326,6 +328,13 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         )
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _asking(self, user: User) -> ToolSession:
+        """The session, with this user behind `ask_user` if there is such a tool."""
+        assert self._session is not None
+        if ASK_USER not in self.scenario.toolbox:
+            return self._session
+        return UserSession(self._session, self.scenario.toolbox, user, self._begun().questions)
 
     def _end_session(self) -> None:
         session, self._session, self._episode = self._session, None, None
@@ -390,8 +399,8 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
 
     def _call(self, episode: _Episode, action: Call) -> ToolResult:
         """Carry out a call; what the grader needs of it is noted."""
-        session = self.session if action.name == ASK_USER else self._session
-        assert session is not None
+        assert self._session is not None
+        session = self._asking(self.user or episode.task.user) if action.name == ASK_USER else self._session
         result = session.call(action.name, action.arguments)
         if isinstance(session, UserSession):
             episode.questions = session.questions

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
+from toolenv.adapter_commands import adapters_app
 from toolenv.agents.formats import Format
+from toolenv.analysis_commands import analyze
 from toolenv.cascade_commands import cascade_app
 from toolenv.console import (
     MAX_SEED,
@@ -26,6 +28,7 @@ from toolenv.console import (
     Scenario_,
     ScenarioOption,
     TrainingSeed,
+    User_,
     out,
     plain,
     print_json,
@@ -36,6 +39,7 @@ from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, i
 from toolenv.pipeline_commands import pipeline_app
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
+from toolenv.serving_commands import serve
 from toolenv.terminal_commands import play, report, show
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.version import __version__
@@ -57,6 +61,7 @@ base_app = typer.Typer(help="The base models that students begin from.", no_args
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.add_typer(cascade_app, name="cascade")
+app.add_typer(adapters_app, name="adapters")
 app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(drift_app, name="drift")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
@@ -65,6 +70,8 @@ app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
 app.command(epilog="Example: toolenv measure data/prod --tools")(measure)
 app.command(epilog="Example: toolenv calibrate data/crm --judge noisy:0.9")(calibrate)
 app.command("import", epilog="Example: toolenv import logs.jsonl --format openai -o data/prod")(import_)
+app.command(epilog="Example: toolenv serve grounded:runs/student --scenario crm --port 8000")(serve)
+app.command(epilog="Example: toolenv analyze recordings.jsonl --prices 2.5,10 -o skeleton.yaml")(analyze)
 app.command(epilog="Example: toolenv report runs/demo -o report.html")(report)
 app.command(epilog="Example: toolenv show data/crm --failed --changes")(show)
 app.command(epilog="Example: toolenv play ToolEnv-CRM-v0 --seed 7 -o played.jsonl")(play)
@@ -81,6 +88,8 @@ def main() -> None:
             raise
         if error.name == "openai":
             _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
+        if error.name in ("fastapi", "uvicorn", "prometheus_client"):
+            _fail(f"{error.name} is not installed; what serves comes with: pip install 'toolenv[serve]'")
         if error.name in ("phonenumbers", "stdnum", "email_validator"):
             _fail(f"{error.name} is not installed; what redacts logs comes with: pip install 'toolenv[pipeline]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
@@ -163,11 +172,12 @@ def generate(
         typer.Option("--format", help="Also write the dataset in this form; may be given again."),
     ] = None,
     budget_usd: Annotated[
-        float | None, typer.Option(help="The most that an llm teacher may cost, earlier runs included.")
+        float | None, typer.Option(help="The most that an llm teacher or user may cost, earlier runs included.")
     ] = None,
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="The same in tokens, input and output together.")
     ] = None,
+    user: User_ = None,
     quiet: Quiet = False,
 ) -> None:
     """Collect trajectories, failures included and labelled. The same command again finishes what was interrupted."""
@@ -192,6 +202,7 @@ def generate(
             budget_usd=budget_usd,
             budget_tokens=budget_tokens,
             spending=bar.spending,
+            user=user,
         )
     for form in export_format or ():
         export_dataset(output, form)
@@ -293,7 +304,8 @@ def evaluate(
     policy: Annotated[
         str,
         typer.Option(
-            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, llm:MODEL, llm:FILE.yaml."
+            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, adapters:FOLDER, "
+            "llm:MODEL, llm:FILE.yaml."
         ),
     ] = "oracle",
     seed_start: Annotated[
@@ -307,6 +319,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the evaluation here, as JSON.")] = None,
     trajectories: Annotated[Path | None, typer.Option(help="Keep the episodes here, as JSONL.")] = None,
     judge_steps: JudgeSteps = True,
+    user: User_ = None,
     tools: Tools = False,
     drift: Annotated[list[str] | None, typer.Option("--drift", help=DRIFTS)] = None,
     drift_seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides what drifts, and how.")] = 0,
@@ -354,6 +367,7 @@ def evaluate(
             trajectories=kept,
             judge_steps=judge_steps,
             drift=under,
+            user=user,
             progress=lambda done, total: advance(1),
         )
 
@@ -420,8 +434,8 @@ def _policy(spec: str) -> str:
     """A policy as `make_policy` takes it: a base model's name becomes its folder."""
     if not spec.startswith("toolenv-") or Path(spec).exists():
         return spec
+    from toolenv.agents.shipped_models import BASE_MODELS
     from toolenv.training.base_models import base_model_path
-    from toolenv.training.sft import BASE_MODELS
 
     return str(base_model_path(spec)) if spec in BASE_MODELS else spec
 

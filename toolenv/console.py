@@ -19,6 +19,10 @@ MAX_TRAINING_SEED = 2**32 - 1  # NumPy's, which transformers seeds
 Scenario_ = Annotated[str, typer.Argument(help="A shipped scenario's name, such as crm, or a YAML file.")]
 Json_ = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+User_ = Annotated[
+    str | None,
+    typer.Option("--user", help="llm:MODEL or llm:FILE.yaml: a model that plays the users, instead of their scripts."),
+]
 TrainingSeed = Annotated[int, typer.Option(min=0, max=MAX_TRAINING_SEED, help="Decides all that is random.")]
 DatasetOrFile = Annotated[Path, typer.Argument(help="A dataset's folder, a .jsonl or a .parquet file.")]
 ScenarioOption = Annotated[str | None, typer.Option("--scenario", help="Scenario, if the dataset does not tell.")]

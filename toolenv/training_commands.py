@@ -240,7 +240,7 @@ def train_swirl(
     groups: Annotated[int, typer.Option(min=1, help="States a step.")] = 24,
     group_size: Annotated[int, typer.Option(min=2, help="Actions sampled at each.")] = 6,
     learning_rate: Annotated[float, typer.Option(help="Constant, after a short warm-up.")] = 1e-4,
-    judge: Annotated[str, typer.Option(help="Who rewards a step: exact, noisy:CHANCE, or a model's folder.")] = "exact",
+    judge: Annotated[str, typer.Option(help="Who rewards a step, as for calibrate.")] = "exact",
     seed: TrainingSeed = 0,
     as_json: Json_ = False,
     quiet: Quiet = False,

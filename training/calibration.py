@@ -24,6 +24,7 @@ from rich.console import Console
 from toolenv.agents.equivalence import Guide, Judgement, Label
 from toolenv.agents.intervals import Floats, Metric, bootstrap, proportion, ratio
 from toolenv.agents.judge import StepJudge, Verdict, verdict_of
+from toolenv.agents.recorded_user import begin_again
 from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.agents.walks import ANSWER
 from toolenv.envs.actions import Answer, Call
@@ -188,7 +189,7 @@ def _states(env: ToolEnv, trajectory: Trajectory) -> Iterator[_State]:
         )
     if trajectory.sandbox_lost:
         return
-    env.reset(options={"task": trajectory.task})
+    begin_again(env, trajectory)
     guide = Guide.start(env)
     for position, step in enumerate(trajectory.steps, 1):
         judgement = guide.judge(env, step.action)

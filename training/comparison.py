@@ -111,6 +111,8 @@ def _notes(first: Evaluation, second: Evaluation) -> Iterable[str]:
     for field in ("toolbox_version", "toolenv_version", "trials"):
         if (one := getattr(a, field)) != (other := getattr(b, field)):
             yield f"{field}: {one} and {other}"
+    if a.user != b.user:
+        yield f"user: {a.user or 'the script'} and {b.user or 'the script'}"
     if outside := sum(count for split, count in a.splits.items() if split != "test"):
         yield f"{outside} of {a.n} seeds are none of the test split"
 

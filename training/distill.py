@@ -22,6 +22,7 @@ from toolenv.agents.language_model import LanguageModelPolicy, PromptStyle
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Policy
 from toolenv.agents.records import read_trajectories, whole_file
+from toolenv.agents.shipped_models import BASE_MODELS
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
 from toolenv.tools.errors import OperatorError
@@ -33,7 +34,7 @@ from toolenv.training.policy_gradient import SUMMARY, PolicyGradientSettings
 from toolenv.training.reduction import Reduction
 from toolenv.training.score import MentoringSettings, mentor, require_training_tasks
 from toolenv.training.settings_file import read_settings
-from toolenv.training.sft import BASE_MODELS, OnStep, SFTSettings, train_sft
+from toolenv.training.sft import OnStep, SFTSettings, train_sft
 from toolenv.training.swirl import SWiRLSettings, train_swirl
 
 SPECIALIST = "SWiRL"

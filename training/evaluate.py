@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -31,6 +31,7 @@ from toolenv.agents.policy import Policy
 from toolenv.agents.records import write_jsonl
 from toolenv.agents.rollout import DEFAULT_BATCH, Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
+from toolenv.agents.user_model import UserModel, user_settings
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.sampler import Sampler
 from toolenv.scenarios.splits import FIRST_TEST_SEED, split_of
@@ -39,6 +40,9 @@ from toolenv.tools.errors import RecordError, SandboxLost
 from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.version import __version__
 from toolenv.training.metrics import EpisodeMeasure, Scores, measure, summarize
+
+if TYPE_CHECKING:
+    from toolenv.agents.chat_client import EndpointSettings
 
 SCHEMA_VERSION: Final = 1
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -52,7 +56,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """What was run. `splits` counts the seeds by split: a fair test has "test" alone."""
+    """What was run. `splits` counts the seeds by split: a fair test has "test" alone. `user` is the model that played
+    the users, None for their scripts."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -66,6 +71,7 @@ class EvaluationConfig:
     n: int
     trials: int
     splits: dict[str, int]
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ def evaluate(
     bootstrap_seed: int = 0,
     judge_steps: bool = True,
     drift: DriftedToolbox | None = None,
+    user: str | None = None,
     **env_options: Any,
 ) -> Evaluation:
     """Run a policy on the tasks of `n` seeds and measure it.
@@ -175,9 +182,11 @@ def evaluate(
         judge_steps: run every step on a fork first, to tell what it is worth (`agents.equivalence`); some 0.5 ms each.
         drift: of the scenario's toolbox, behind which the policy acts. Then steps are not judged and the choice of
             tools is not told: both go by the plan's own tools.
+        user: "llm:MODEL" or "llm:FILE.yaml", a model that plays the users; their scripts if left out.
         env_options: further arguments of `ToolEnv`.
 
     Raises:
+        PolicyStopped: an endpoint's budget is spent, or it is down.
         ValueError: `n`, `trials`, `batch` or `processes` is below 1, `seed_start` below 0, or no policy of that name.
         ScenarioError: the scenario or a family is wrong.
         SandboxLost: every episode was lost.
@@ -188,7 +197,8 @@ def evaluate(
     began = time.perf_counter()
     loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     names = Sampler(loaded, families).names
-    job = _Job(loaded, policy, names, batch, trajectories is not None, judge_steps, drift, env_options)
+    asked = None if user is None else user_settings(user, loaded)
+    job = _Job(loaded, policy, names, batch, trajectories is not None, judge_steps, drift, asked, env_options)
     attempts = [Attempt(seed, trial=trial) for seed in range(seed_start, seed_start + n) for trial in range(trials)]
     measures: list[EpisodeMeasure] = []
 
@@ -215,6 +225,7 @@ def evaluate(
         n=n,
         trials=trials,
         splits=dict(Counter(split_of(seed).value for seed in range(seed_start, seed_start + n))),
+        user=None if asked is None else asked.model,
     )
     return _evaluation(config, loaded, measures, bootstrap_seed, began)
 
@@ -236,6 +247,7 @@ class _Job:
     keep: bool
     judge_steps: bool
     drift: DriftedToolbox | None
+    user: EndpointSettings | None
     env_options: dict[str, Any]
 
     @cached_property
@@ -250,11 +262,20 @@ class _Job:
         return self.scenario.toolbox if self.drift is None else self.drift
 
     @cached_property
+    def _user(self) -> UserModel | None:
+        return None if self.user is None else UserModel(self.user)
+
+    @cached_property
     def _sampler(self) -> Sampler:
         return Sampler(self.scenario, self.families)
 
     def run(self, attempts: Iterable[Attempt]) -> Iterator[tuple[EpisodeMeasure, Trajectory | None]]:
-        options: dict[str, Any] = {"families": self.families, "batch": self.batch, "drift": self.drift}
+        options: dict[str, Any] = {
+            "families": self.families,
+            "batch": self.batch,
+            "drift": self.drift,
+            "user": self._user,
+        }
         options |= self.env_options
         for trajectory in rollout(self.scenario, self._acting, attempts, **options):
             task = self._sampler.task_of(trajectory.family, trajectory.seed) if self.drift is None else None

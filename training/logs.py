@@ -15,9 +15,8 @@ from typing import Final
 
 import orjson
 
-from toolenv.agents.dataset import TOOLS_FILE, scenario_of
+from toolenv.agents.dataset import declared_toolbox, scenario_of
 from toolenv.agents.equivalence import label_steps
-from toolenv.agents.logged_tools import logged_toolbox
 from toolenv.agents.mentor import judged
 from toolenv.agents.records import read_trajectories
 from toolenv.agents.trajectory import ELSEWHERE, Trajectory
@@ -137,13 +136,7 @@ class _Gauge:
         if self._scenario is not None:
             return self._scenario.toolbox
         if self._declared is None:
-            file = (self._path.parent if self._path.is_file() else self._path) / TOOLS_FILE
-            try:
-                self._declared = logged_toolbox(orjson.loads(file.read_bytes()))
-            except FileNotFoundError:
-                raise RecordError(f"{file}: no such file, so the tools are not known; name a scenario") from None
-            except (orjson.JSONDecodeError, RecordError) as error:
-                raise RecordError(f"{file}: {error}") from None
+            self._declared = declared_toolbox(self._path)
         return self._declared
 
     def _labelled(self, trajectory: Trajectory, scenario: Scenario) -> Trajectory:

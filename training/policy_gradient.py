@@ -25,6 +25,7 @@ from toolenv.agents.language_model import LanguageModelPolicy, ModelError, Promp
 from toolenv.agents.records import whole_file
 from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.scenarios.splits import mix, salt
+from toolenv.tools.calls import Json
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.claim import claim
 
@@ -125,6 +126,7 @@ def train_policy(
     settings: PolicyGradientSettings,
     *,
     on_step: Callable[[StepLog], None] | None = None,
+    **depends_on: Json,
 ) -> list[StepLog]:
     """Improve the student in the folder `model` by policy gradient; the folder `out` is then the new one.
 
@@ -132,6 +134,7 @@ def train_policy(
 
     Args:
         sampler: called once a step.
+        depends_on: what the sampler's groups and rewards depend on, by which a run is known again.
 
     Raises:
         ModelError: there is no student in `model`.
@@ -145,7 +148,7 @@ def train_policy(
     out = Path(out)
     accelerator = Accelerator()
     if accelerator.is_main_process:
-        claim(out, model=str(model), policy_gradient=settings.model_dump(mode="json"))
+        claim(out, model=str(model), policy_gradient=settings.model_dump(mode="json"), **depends_on)
     accelerator.wait_for_everyone()
     if (out / SUMMARY).is_file():
         return [StepLog(**entry) for entry in json.loads((out / SUMMARY).read_text())["steps"]]

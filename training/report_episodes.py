@@ -19,7 +19,7 @@ from toolenv.envs.actions import Answer, Call
 from toolenv.tools.calls import Json
 from toolenv.tools.world import RowChange
 
-SOLVED, FAILED, LOST = "solved", "failed", "lost"
+SOLVED, FAILED, LOST, UNKNOWN = "solved", "failed", "lost", "unknown"
 
 # What the grader says (`scenarios.goals`) -> its cause, by how the sentence begins; the first that fits.
 _CAUSES: Final = (
@@ -32,32 +32,33 @@ _CAUSES: Final = (
     ("never looked up", "not looked up"),
     ("superfluous write", "superfluous write"),
 )
+_ONE_LINE: Final = 56
 _LABELS_SHOWN_APART: Final = ("label", "regret", "overlap", "why")
 
 
 def outcome(trajectory: Trajectory) -> str:
-    """ "solved", "failed", or "lost" if the sandbox was."""
-    return LOST if trajectory.sandbox_lost else SOLVED if trajectory.success else FAILED
+    """ "solved" or "failed"; "lost" if the sandbox was; "unknown" of a log that does not tell."""
+    if trajectory.sandbox_lost:
+        return LOST
+    if not trajectory.graded:
+        return UNKNOWN
+    return SOLVED if trajectory.success else FAILED
 
 
 def causes(trajectory: Trajectory) -> list[str]:
     """Why an episode was not solved, as the grader says; several may hold."""
-    if trajectory.success:
-        return []
     if trajectory.sandbox_lost:
         return ["sandbox lost"]
+    if outcome(trajectory) != FAILED:
+        return []
     failures = trajectory.grade.get("failures") or []
     found = [next((cause for start, cause in _CAUSES if str(line).startswith(start)), "other") for line in failures]
     return list(dict.fromkeys(found)) or ["not told"]
 
 
-def labels_of(trajectory: Trajectory, traced: Sequence[Traced] = ()) -> list[str | None]:
-    """What each step was worth: as it was judged now, else as recorded, else None."""
-    labels: list[str | None] = [step.labels.get("label") for step in trajectory.steps]
-    for index, trace in enumerate(traced):
-        if trace.judgement is not None:
-            labels[index] = trace.judgement.label.value
-    return labels
+def labels_of(trajectory: Trajectory) -> list[str | None]:
+    """What each step was worth, as far as it was judged."""
+    return [step.labels.get("label") for step in trajectory.steps]
 
 
 def card(trajectory: Trajectory, policy: str, traced: Sequence[Traced] | None, system: int) -> dict[str, Json]:
@@ -68,10 +69,9 @@ def card(trajectory: Trajectory, policy: str, traced: Sequence[Traced] | None, s
         traced: what its steps did, as far as it could be retraced; None if that was not tried.
         system: the number of its system message.
     """
-    labels = labels_of(trajectory, traced or ())
     steps = [
-        _step(step, label, None if traced is None or index >= len(traced) else traced[index])
-        for index, (step, label) in enumerate(zip(trajectory.steps, labels, strict=True))
+        _step(step, None if traced is None or index >= len(traced) else traced[index])
+        for index, step in enumerate(trajectory.steps)
     ]
     shown: dict[str, Json] = _inert(
         {
@@ -97,7 +97,7 @@ def card(trajectory: Trajectory, policy: str, traced: Sequence[Traced] | None, s
     return shown
 
 
-def _step(step: Step, label: str | None, traced: Traced | None) -> dict[str, Json]:
+def _step(step: Step, traced: Traced | None) -> dict[str, Json]:
     action = step.parsed
     shown: dict[str, Json] = {}
     if isinstance(action, Call):
@@ -113,9 +113,9 @@ def _step(step: Step, label: str | None, traced: Traced | None) -> dict[str, Jso
     more: dict[str, Json] = {
         "effect": step.effect,
         "error": step.error,
-        "label": label,
+        "label": step.labels.get("label"),
         "why": step.labels.get("why") if judgement is None else judgement.why,
-        "regret": step.labels.get("regret") if judgement is None else judgement.regret,
+        "regret": step.labels.get("regret"),
         "reward": round(step.reward, 4),
         "notes": pretty(notes) if notes else None,
         "tokens": None if step.token_ids is None else len(step.token_ids),
@@ -143,8 +143,9 @@ def change_rows(change: RowChange) -> dict[str, Json]:
 
 
 def pretty(value: Json) -> str:
-    """JSON in lines for people; letters of every script as they are."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """JSON for people: in one line if it fits, else in several; letters of every script as they are."""
+    line = json.dumps(value, ensure_ascii=False)
+    return line if len(line) <= _ONE_LINE else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def pretty_text(text: str) -> str:

@@ -20,7 +20,7 @@ SERIES: Final = 8
 """So many colours and marks there are; the ninth policy has the first again."""
 
 _WIDTH, _HEIGHT = 340, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 28, 40
 
 
 @dataclass(frozen=True, slots=True)

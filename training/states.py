@@ -11,6 +11,7 @@ from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.splits import mix
 from toolenv.tools.calls import Json
+from toolenv.tools.errors import RecordError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,15 @@ class State:
 
 
 def states_of(trajectory: Trajectory) -> Iterator[State]:
-    """The state before each step: K steps give K sub-trajectories (SWiRL, arXiv 2504.04736)."""
+    """The state before each step: K steps give K sub-trajectories (SWiRL, arXiv 2504.04736).
+
+    Raises:
+        RecordError: its user was played by a model, so that its states do not follow from actions.
+    """
+    if trajectory.user is not None:
+        raise RecordError(
+            f"{trajectory.id}: user: played by {trajectory.user}; states are entered with the script's user alone"
+        )
     actions = tuple(step.action for step in trajectory.steps)
     return (State(trajectory.task, actions[:length]) for length in range(len(actions)))
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from random import Random
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolenv.agents.decoding_batch import Past
@@ -109,6 +111,10 @@ class States:
 
     def __len__(self) -> int:
         return len(self.others) + len(self.errors)
+
+    def digest(self) -> str:
+        """Which states they are, in a few letters."""
+        return sha256(orjson.dumps([self.others, self.errors])).hexdigest()[:16]
 
     def draw(self, count: int, error_share: float | None, rng: Random) -> list[State]:
         """So many states, or all if there are fewer.
@@ -218,10 +224,13 @@ def train_swirl(
 ) -> list[StepLog]:
     """Improve the student in `model` step by step, at the states of recorded episodes; `out` is then the new one.
 
+    The same call again goes on where it was interrupted.
+
     Args:
         judge: instead of the exact one.
 
     Raises:
+        FolderTaken: `out` holds a run with another judge, other states or other settings.
         ValueError: the filter leaves no state.
         ModelError: there is no student in `model`.
     """
@@ -236,4 +245,14 @@ def train_swirl(
         settings.policy_gradient,
         error_share=settings.error_share,
     )
-    return train_policy(model, out, sampler, settings.policy_gradient, on_step=on_step)
+    return train_policy(
+        model,
+        out,
+        sampler,
+        settings.policy_gradient,
+        on_step=on_step,
+        scenario=scenario.version,
+        swirl=settings.model_dump(mode="json", exclude={"policy_gradient"}),
+        judge={"name": "exact" if judge is None else judge.name, "settings": getattr(judge, "settings", None)},
+        states=states.digest(),
+    )

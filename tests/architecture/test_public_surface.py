@@ -12,6 +12,9 @@ import toolenv
 from toolenv.cli import app
 
 COMMANDS = {
+    "adapters list",
+    "adapters use",
+    "analyze",
     "audit",
     "base-model build",
     "cascade fit",
@@ -38,7 +41,9 @@ COMMANDS = {
     "sandbox doctor",
     "sandbox gc",
     "sandbox list",
+    "serve",
     "show",
+    "train adapter",
     "train sad",
     "train recipe",
     "train score",

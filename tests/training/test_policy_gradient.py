@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolenv.agents.language_model import LanguageModelPolicy, ModelError, PromptStyle, Student
-from toolenv.agents.policy import Decision, Episode
+from toolenv.agents.policy import Conversation, Decision
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.scenarios.loading import Scenario
 from toolenv.training.claim import FolderTaken
@@ -193,9 +194,9 @@ def test_what_tells_nothing_apart_moves_nothing(fresh_model: Path, tmp_path: Pat
 class Looking(LanguageModelPolicy):
     """Samples as it does, but whatever it writes stands for one call, so that its episodes go on."""
 
-    def _decide(self, episode: Episode, ids: list[int], logprobs: list[float]) -> Decision:
+    def act(self, episodes: Sequence[Conversation]) -> list[Decision]:
         looks = {"name": "get_order_status", "arguments": {"order_id": "ORD-00001"}}
-        return replace(super()._decide(episode, ids, logprobs), action=looks)
+        return [replace(decision, action=looks) for decision in super().act(episodes)]
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from toolenv.agents.equivalence import earliest_error, label_steps
 from toolenv.agents.faulty import FaultyPolicy
-from toolenv.agents.judge import NoisyJudge, Opinion, Verdict
+from toolenv.agents.judge import LLMJudge, NoisyJudge, Opinion, Verdict
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
+from toolenv.training.claim import FolderTaken
 from toolenv.training.policy_gradient import PolicyGradientSettings
 from toolenv.training.states import State, states_of
 from toolenv.training.swirl import (
@@ -156,8 +157,38 @@ def test_a_run_asks_the_judge_and_leaves_a_student(
     assert len(asked) == 12
     assert [entry.reward for entry in log] == [0.5, 0.5]
     assert LanguageModelPolicy(tmp_path).model.num_parameters() > 1e6
+    assert train_swirl(crm, solved, fresh_model, tmp_path, settings, judge=InTurns()) == log
+    assert len(asked) == 12, "what is finished is not done again"
     other = replace(solved[0], scenario_version="other")
     with pytest.raises(ValueError, match="of version other of the scenario"):
         select_states(crm, [other], StepFilter.NONE)
     with pytest.raises(ValueError, match="leaves no episode"):
         train_swirl(crm, [], fresh_model, tmp_path / "none", settings)
+
+
+def test_a_run_is_not_resumed_with_another_judge_or_at_other_states(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    settings = SWiRLSettings(policy_gradient=FAST)
+
+    def stop(log: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_swirl(crm, solved, fresh_model, tmp_path, settings, judge=NoisyJudge(0.9, 0.9), on_step=stop)
+    for judge, data, differing in (
+        (None, solved, "judge.name, judge.settings"),
+        (NoisyJudge(0.9, 0.8), solved, "judge.name"),
+        (NoisyJudge(0.9, 0.9, seed=1), solved, "judge.settings.seed"),
+        (LLMJudge(Silent(), "m", {"temperature": 0}), solved, "judge.name, judge.settings.seed, judge.settings.temp"),
+        (NoisyJudge(0.9, 0.9), solved[1:], "states"),
+    ):
+        with pytest.raises(FolderTaken, match=f"a run with other settings: {differing}"):
+            train_swirl(crm, data, fresh_model, tmp_path, settings, judge=judge)
+    log = train_swirl(crm, solved, fresh_model, tmp_path, settings, judge=NoisyJudge(0.9, 0.9))
+    assert len(log) == FAST.steps
+
+
+class Silent:
+    def complete(self, messages: object) -> str:
+        raise AssertionError("a refused run asks no judge")

@@ -35,105 +35,41 @@ function nameTheme() {
 
 async function unpack(text) {
   const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  if (typeof DecompressionStream === "undefined") return JSON.parse(new TextDecoder().decode(inflate(packed)));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   return new Response(stream).json();
 }
 
-// RFC 1951, for browsers without DecompressionStream.
-function inflate(input) {
-  let output = new Uint8Array(input.length * 8);
-  let size = 0, at = 0, held = 0, count = 0;
-  const bits = (n) => {
-    while (count < n) {
-      held |= input[at++] << count;
-      count += 8;
-    }
-    const value = held & ((1 << n) - 1);
-    held >>>= n;
-    count -= n;
-    return value;
-  };
-  const put = (byte) => {
-    if (size === output.length) {
-      const larger = new Uint8Array(size * 2);
-      larger.set(output);
-      output = larger;
-    }
-    output[size++] = byte;
-  };
-  const tree = (lengths) => {
-    const counts = new Uint16Array(16), starts = new Uint16Array(16), symbols = new Uint16Array(lengths.length);
-    lengths.forEach((length) => length && counts[length]++);
-    for (let i = 1; i < 16; i++) starts[i] = starts[i - 1] + counts[i - 1];
-    lengths.forEach((length, symbol) => length && (symbols[starts[length]++] = symbol));
-    return { counts, symbols };
-  };
-  const symbol = ({ counts, symbols }) => {
-    for (let length = 1, code = 0, first = 0, index = 0; length < 16; length++) {
-      code |= bits(1);
-      if (code - first < counts[length]) return symbols[index + code - first];
-      index += counts[length];
-      first = (first + counts[length]) << 1;
-      code <<= 1;
-    }
-    throw new Error("the episodes in this file are damaged");
-  };
-  const bases = (start, extra) => {
-    const found = [];
-    for (const more of extra) {
-      found.push([start, more]);
-      start += 1 << more;
-    }
-    return found;
-  };
-  const lengthOf = bases(3, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5]);
-  lengthOf.push([258, 0]);
-  const distanceOf = bases(1, [0, 0, 0, 0, ...Array.from({ length: 26 }, (_, i) => 1 + (i >> 1))]);
-  const order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
-  const fixed = [...Array(144).fill(8), ...Array(112).fill(9), ...Array(24).fill(7), ...Array(8).fill(8)];
-  let last = 0;
-  while (!last) {
-    last = bits(1);
-    const kind = bits(2);
-    if (kind === 0) {
-      held = count = 0;
-      const length = input[at] | (input[at + 1] << 8);
-      at += 4;
-      for (let i = 0; i < length; i++) put(input[at++]);
-      continue;
-    }
-    let literals = tree(fixed), distances = tree(Array(30).fill(5));
-    if (kind === 2) {
-      const [nLiterals, nDistances, nCodes] = [bits(5) + 257, bits(5) + 1, bits(4) + 4];
-      const codeLengths = Array(19).fill(0);
-      for (let i = 0; i < nCodes; i++) codeLengths[order[i]] = bits(3);
-      const codes = tree(codeLengths), lengths = [];
-      while (lengths.length < nLiterals + nDistances) {
-        const code = symbol(codes);
-        if (code < 16) lengths.push(code);
-        else if (code === 16) lengths.push(...Array(3 + bits(2)).fill(lengths[lengths.length - 1]));
-        else lengths.push(...Array(code === 17 ? 3 + bits(3) : 11 + bits(7)).fill(0));
-      }
-      literals = tree(lengths.slice(0, nLiterals));
-      distances = tree(lengths.slice(nLiterals));
-    }
-    for (let code = symbol(literals); code !== 256; code = symbol(literals)) {
-      if (code < 256) {
-        put(code);
-        continue;
-      }
-      const [base, more] = lengthOf[code - 257], length = base + bits(more);
-      const [near, further] = distanceOf[symbol(distances)], back = near + bits(further);
-      for (let i = 0; i < length; i++) put(output[size - back]);
-    }
+function canUnpack() {
+  try {
+    return Boolean(new DecompressionStream("deflate-raw"));
+  } catch {
+    return false;
   }
-  return output.subarray(0, size);
+}
+
+function tell(trouble) {
+  $("trouble").textContent = trouble;
+  $("trouble").hidden = false;
+}
+
+async function browse() {
+  if (!canUnpack()) {
+    tell("The episodes are in this file, compressed, and this browser can not unpack them: it knows no DecompressionStream(\"deflate-raw\"). Chromium does from version 103 on, Firefox from 113, Safari from 16.4.");
+    return;
+  }
+  let data;
+  try {
+    data = await unpack($("data").textContent);
+  } catch (error) {
+    tell(`The episodes in this file are damaged, perhaps cut off on their way: ${error.message}`);
+    return;
+  }
+  start(data);
 }
 
 // -- the browser --------------------------------------------------------------------------------------
 
-const MARKS = { solved: "✓", failed: "✕", lost: "–" };
+const MARKS = { solved: "✓", failed: "✕", lost: "–", unknown: "?" };
 const FILTERS = {
   policy: (e) => [e.policy],
   outcome: (e) => [e.outcome],
@@ -299,7 +235,8 @@ function rivals(episode) {
 }
 
 function card(episode) {
-  const word = episode.outcome === "lost" ? "sandbox lost" : episode.outcome + (episode.cut ? ", cut off at the step limit" : "");
+  const said = { lost: "sandbox lost", unknown: "outcome not told" }[episode.outcome] || episode.outcome;
+  const word = said + (episode.cut ? ", cut off at the step limit" : "");
   return el(
     "article",
     { className: `card ${episode.outcome}`, "aria-label": `${episode.policy}: ${word}` },
@@ -311,7 +248,7 @@ function card(episode) {
       el("span", { className: "badge outcome", textContent: `${MARKS[episode.outcome]} ${word}` }),
       el("span", { className: "range", textContent: `reward ${episode.reward}${episode.trial ? ` · trial ${episode.trial + 1}` : ""}` })
     ),
-    el("ol", { className: "steps" }, ...episode.steps.map(step)),
+    el("ol", { className: "steps" }, ...episode.steps.map((s) => step(s, episode))),
     episode.failures.length
       ? el("ul", { className: "failures" }, ...episode.failures.map((line) => el("li", { textContent: line })))
       : null,
@@ -321,7 +258,7 @@ function card(episode) {
   );
 }
 
-function step(s) {
+function step(s, episode) {
   const badge = (kind, text, title = "") => text && el("span", { className: `badge ${kind}`, textContent: text, title });
   const head = s.tool !== undefined ? s.tool : s.answer !== undefined ? "answer" : "unreadable";
   const lines = s.result ? s.result.split("\n").length : 0;
@@ -339,7 +276,7 @@ function step(s) {
       s.regret ? badge("", `regret ${s.regret}`) : null,
       s.tokens ? el("span", { className: "range", textContent: plural(s.tokens, "token") }) : null
     ),
-    s.why && s.label !== "preferred" ? el("p", { className: "why", textContent: s.why }) : null,
+    s.why && s.label !== "preferred" && s.why !== episode.failures.join("; ") ? el("p", { className: "why", textContent: s.why }) : null,
     s.arguments && s.arguments !== "{}" ? code(s.arguments) : null,
     s.answer !== undefined ? el("p", { className: "answer", textContent: s.answer }) : null,
     s.unreadable !== undefined ? el("pre", { textContent: s.unreadable }) : null,
@@ -422,4 +359,4 @@ function cycleBeside() {
 $("theme").hidden = false;
 $("theme").addEventListener("click", toggleTheme);
 nameTheme();
-if ($("data")) unpack($("data").textContent).then(start);
+if ($("data")) browse();
