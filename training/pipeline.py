@@ -25,6 +25,7 @@ from toolenv.agents.log_filters import LogFilter
 from toolenv.agents.policy import Policy
 from toolenv.agents.records import SHARD, whole_folder
 from toolenv.agents.redaction import Redactor
+from toolenv.agents.shipped_models import BASE_MODELS
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.training.claim import CLAIM, FolderTaken, claim, require_one_process
@@ -293,7 +294,6 @@ class _Run:
 
 def _model_folder(model: str) -> Path:
     from toolenv.training.base_models import base_model_path
-    from toolenv.training.sft import BASE_MODELS
 
     folder = base_model_path(model) if model in BASE_MODELS else Path(model)
     if not (folder / "config.json").is_file():
