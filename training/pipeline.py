@@ -309,8 +309,8 @@ class _Run:
 
 
 def _model_folder(model: str) -> Path:
+    from toolenv.agents.shipped_models import BASE_MODELS
     from toolenv.training.base_models import base_model_path
-    from toolenv.training.sft import BASE_MODELS
 
     folder = base_model_path(model) if model in BASE_MODELS else Path(model)
     if not (folder / "config.json").is_file():
