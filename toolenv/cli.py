@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
+from toolenv.adapter_commands import adapters_app
 from toolenv.agents.formats import Format
 from toolenv.analysis_commands import analyze
 from toolenv.cascade_commands import cascade_app
@@ -35,6 +36,7 @@ from toolenv.console import (
 )
 from toolenv.drift_commands import DRIFTS, drift_app
 from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, keep, measure, render_details
+from toolenv.pipeline_commands import pipeline_app
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.serving_commands import serve
@@ -59,6 +61,8 @@ base_app = typer.Typer(help="The base models that students begin from.", no_args
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.add_typer(cascade_app, name="cascade")
+app.add_typer(adapters_app, name="adapters")
+app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(drift_app, name="drift")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
@@ -86,6 +90,8 @@ def main() -> None:
             _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
         if error.name in ("fastapi", "uvicorn", "prometheus_client"):
             _fail(f"{error.name} is not installed; what serves comes with: pip install 'toolenv[serve]'")
+        if error.name in ("phonenumbers", "stdnum", "email_validator"):
+            _fail(f"{error.name} is not installed; what redacts logs comes with: pip install 'toolenv[pipeline]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
         _fail(str(error))
@@ -298,7 +304,8 @@ def evaluate(
     policy: Annotated[
         str,
         typer.Option(
-            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, llm:MODEL, llm:FILE.yaml."
+            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, adapters:FOLDER, "
+            "llm:MODEL, llm:FILE.yaml."
         ),
     ] = "oracle",
     seed_start: Annotated[
@@ -427,8 +434,8 @@ def _policy(spec: str) -> str:
     """A policy as `make_policy` takes it: a base model's name becomes its folder."""
     if not spec.startswith("toolenv-") or Path(spec).exists():
         return spec
+    from toolenv.agents.shipped_models import BASE_MODELS
     from toolenv.training.base_models import base_model_path
-    from toolenv.training.sft import BASE_MODELS
 
     return str(base_model_path(spec)) if spec in BASE_MODELS else spec
 

@@ -12,6 +12,8 @@ import toolenv
 from toolenv.cli import app
 
 COMMANDS = {
+    "adapters list",
+    "adapters use",
     "analyze",
     "audit",
     "base-model build",
@@ -29,6 +31,9 @@ COMMANDS = {
     "generate",
     "import",
     "measure",
+    "pipeline rollback",
+    "pipeline run",
+    "pipeline status",
     "play",
     "replay",
     "report",
@@ -38,6 +43,7 @@ COMMANDS = {
     "sandbox list",
     "serve",
     "show",
+    "train adapter",
     "train sad",
     "train recipe",
     "train score",

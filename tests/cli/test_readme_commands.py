@@ -24,6 +24,7 @@ LESS = {
     "audit": ["--seeds", "2", "--families", "order_status"],
     "generate": ["-n", "60"],
     "train sft": ["--max-tokens", "3000"],
+    "train adapter": ["--max-tokens", "3000"],
     "train sad": ["--max-tokens", "3000"],
     "train score": ["--tasks", "12", "--max-tokens", "3000", "--rl-steps", "1"],
     "train recipe": ["--rounds", "1", "--tasks", "3", "--validation", "2", "--max-tokens", "3000"],
@@ -45,6 +46,12 @@ sad: {max_tokens: 3000}
 score: {sft: {max_tokens: 3000}, policy_gradient: &rl {steps: 1, groups: 2, group_size: 2}}
 swirl: {policy_gradient: *rl}
 """
+PIPELINE = """
+scenario: crm
+logs: [{path: data/prod, form: toolenv}]
+mix: {tokens: 3000}
+gate: {n: 4, recheck: 2, max_new_tokens: 8, bound: 1, family_bound: 1}
+"""
 
 
 @pytest.mark.slow
@@ -58,12 +65,15 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
     )
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
+    Path("pipeline.yaml").write_text(PIPELINE)
     monkeypatch.setattr(demo, "FULL", DistillSettings.read(Path("small.yaml")))
     assert [line.split()[0] for line in TOLD].count("filter") == 1
     for line in TOLD:
         words = shlex.split(line)
         if words[0] == "sandbox":  # may need an engine: see test_sandbox_commands.py
             continue
+        if words[:2] == ["adapters", "use"]:  # the README's folder is an example
+            words[-1] = next(Path(words[2]).glob(f"{words[3]}-*")).name
         if words[0] == "serve":  # goes on until it is stopped: see test_serve_student.py
             continue
         arguments = [*words, *LESS.get(words[0], LESS.get(" ".join(words[:2]), []))]
@@ -78,6 +88,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
         "runs/swirl/policy_gradient.json",
         "runs/dagger/round-1/training.json",
         "runs/distill/evaluations/swirl-train.json",
+        "registry/versions/0001/report.md",
         "runs/demo",
     ):
         assert (tmp_path / left).exists(), left
