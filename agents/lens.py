@@ -45,7 +45,7 @@ class Lens:
         properties: Mapping[str, Any] = parameters["properties"]
         known = {n: fitted(value, properties[n]) for n, value in renamed.arguments.items() if n in properties}
         missing = (name for name in parameters.get("required", ()) if name not in known)
-        return replace(renamed, arguments=known | {name: filling(_part(properties[name])) for name in missing})
+        return replace(renamed, arguments=known | {name: filling(part_of(properties[name])) for name in missing})
 
     def renamed(self, call: Call) -> Call:
         """The call under today's names, its arguments as they are."""
@@ -86,14 +86,14 @@ def _from_text(value: str, allowed: Iterable[str]) -> Json:
 
 def _iso(value: str, schema: Mapping[str, Any]) -> str:
     """A date in another format as the schema's pattern wants it."""
-    pattern = _part(schema).get("pattern")
+    pattern = part_of(schema).get("pattern")
     if pattern is None or re.search(pattern, value):
         return value
     readings = (ResultForms(date=form).hear_text(value) for form in DATE_FORMATS)
     return next((text for text in readings if re.search(pattern, text)), value)
 
 
-def _part(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def part_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema itself, or the first of its alternatives that is not null."""
     parts: list[Mapping[str, Any]] = schema.get("anyOf", [schema])
     return next((part for part in parts if part.get("type") != "null"), schema)

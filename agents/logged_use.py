@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 from jsonschema import Draft202012Validator
 
-from toolenv.agents.lens import Lens, fitted
+from toolenv.agents.lens import Lens, fitted, part_of
 from toolenv.agents.trajectory import Step, Trajectory
 from toolenv.envs.actions import Call
 from toolenv.tools.calls import Json
@@ -25,7 +25,7 @@ from toolenv.tools.toolbox import Toolbox
 ERROR_SAYS: Final = ("type", "field", "rule")
 """What an error says besides its text."""
 _SAMPLES: Final = 8
-_FREE: Final = frozenset({"type", "anyOf", "default", "minLength", "maxLength"})
+_FREE: Final = frozenset({"type", "default", "minLength", "maxLength"})
 _WORDS: Final = frozenset({"description", "title"})
 _WELL_FORMED: Final = AGENT_ERRORS.keys() - INVALID_CALLS
 _TEXT: Final = frozenset({"string", "null"})
@@ -199,7 +199,7 @@ def _fits(logged: str, values: list[Json], name: str, schema: Mapping[str, Any])
     allowed = types_of(schema)
     brought = [fitted(value, schema) for value in values]
     share = sum(_allows(value, schema, allowed) for value in brought) / max(len(brought), 1)
-    if schema.keys() - _WORDS <= _FREE and allowed <= _TEXT:
+    if part_of(schema).keys() - _WORDS <= _FREE and allowed <= _TEXT:
         share *= 0.5  # any text fits
     retyped = sum(value is not again for value, again in zip(values, brought, strict=True)) / max(len(brought), 1)
     return 0.4 * likeness(logged, name) + 0.6 * share * (1 - 0.3 * retyped)
