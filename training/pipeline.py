@@ -293,7 +293,6 @@ class _Run:
 
 
 def _model_folder(model: str) -> Path:
-    from toolenv.agents.shipped_models import BASE_MODELS
     from toolenv.training.base_models import base_model_path
 
     folder = base_model_path(model) if model in BASE_MODELS else Path(model)
