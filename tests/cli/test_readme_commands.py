@@ -11,9 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from toolenv import demo
-from toolenv.agents import language_model
+from toolenv.agents import language_model, shipped_models
 from toolenv.cli import app
-from toolenv.training import base_models, sft
 from toolenv.training.distill import DistillSettings
 
 README = Path(__file__).parents[2] / "README.md"
@@ -56,9 +55,10 @@ gate: {n: 4, recheck: 2, max_new_tokens: 8, bound: 1, family_bound: 1}
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = shutil.copytree(base_models.base_model_path("tiny"), tmp_path / "toolenv-tiny")
-    for module in (base_models, sft):  # no test changes the model that ships
-        monkeypatch.setattr(module, "base_model_path", lambda name: model)
+    ships = shipped_models.shipped_folder("toolenv-tiny")
+    before = _bytes_of(ships)
+    shutil.copytree(ships, tmp_path / "models" / "toolenv-tiny")
+    monkeypatch.setattr(shipped_models, "_SHIPPED", tmp_path / "models")  # no test changes the model that ships
     decode = language_model.decode
     monkeypatch.setattr(
         language_model, "decode", lambda *given, **named: decode(*given, **{**named, "max_new_tokens": 8})
@@ -92,3 +92,8 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
         "runs/demo",
     ):
         assert (tmp_path / left).exists(), left
+    assert _bytes_of(ships) == before
+
+
+def _bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
