@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from toolenv.agents.collect import collect
 from toolenv.agents.dialects import ToolenvDialect
@@ -26,7 +25,6 @@ from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.agents.shipped_models import BASE_MODELS
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
-from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError
 from toolenv.training.base_models import base_model_path
 from toolenv.training.claim import claim, require_one_process
@@ -35,6 +33,7 @@ from toolenv.training.losses import SpanLoss
 from toolenv.training.policy_gradient import SUMMARY, PolicyGradientSettings
 from toolenv.training.reduction import Reduction
 from toolenv.training.score import MentoringSettings, mentor, require_training_tasks
+from toolenv.training.settings_file import read_settings
 from toolenv.training.sft import OnStep, SFTSettings, train_sft
 from toolenv.training.swirl import SWiRLSettings, train_swirl
 
@@ -84,22 +83,7 @@ class DistillSettings(BaseModel):
         Raises:
             DistillError: names file, field and rule.
         """
-        try:
-            named = yaml.safe_load(path.read_text()) or {}
-            return cls.model_validate(_merged(cls().model_dump(), named) if isinstance(named, dict) else named)
-        except yaml.YAMLError as error:
-            raise DistillError(f"{path}: not YAML: {str(error).replace(chr(10), ' ')}") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise DistillError(f"{path}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
-
-
-def _merged(base: dict[str, Json], over: dict[str, Json]) -> dict[str, Json]:
-    """`base` with what `over` names instead, mapping by mapping."""
-    return base | {
-        name: _merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
-        for name, value in over.items()
-    }
+        return read_settings(cls, path, DistillError)
 
 
 @dataclass(frozen=True, slots=True)

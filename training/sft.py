@@ -16,7 +16,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -112,8 +112,8 @@ def train_sft(
         on_step: called at every log.
 
     Returns:
-        A summary: examples, tokens, steps, first and last loss; seconds and tokens a second of what was not done
-        before an interruption.
+        A summary: examples, tokens, steps, first and last loss, versions of the tools that the data call; seconds and
+        tokens a second of what was not done before an interruption.
 
     Raises:
         ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.
@@ -168,7 +168,9 @@ def fit(
         torch.set_num_threads(settings.threads)
     model, tokenizer, style = load_model(settings)
     teacher = load_teacher(settings, tokenizer, style)
-    examples = list(encode(trajectories, tokenizer, toolbox, style, max_length=settings.max_length))
+    tools: dict[str, str] = {}
+    noted = _noting_tools(trajectories, tools)
+    examples = list(encode(noted, tokenizer, toolbox, style, max_length=settings.max_length))
     if not examples:
         raise ModelError(f"nothing to train on: no trajectory has at most {settings.max_length} tokens")
     batches = drawn_batches(examples, settings, teacher)
@@ -196,8 +198,16 @@ def fit(
         "last_loss": losses[-1][1] if losses else None,
         "losses": losses,
         "settings": settings.model_dump(mode="json"),
+        "tools": dict(sorted(tools.items())),
     }
     return Fitted(trainer.model, tokenizer, style, summary, checkpoints)
+
+
+def _noting_tools(trajectories: Iterable[Trajectory], tools: dict[str, str]) -> Iterator[Trajectory]:
+    """The trajectories; `tools` gets the versions of the tools that they call."""
+    for trajectory in trajectories:
+        tools.update(trajectory.tool_versions)
+        yield trajectory
 
 
 def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle]:

@@ -46,6 +46,12 @@ sad: {max_tokens: 3000}
 score: {sft: {max_tokens: 3000}, policy_gradient: &rl {steps: 1, groups: 2, group_size: 2}}
 swirl: {policy_gradient: *rl}
 """
+PIPELINE = """
+scenario: crm
+logs: [{path: data/prod, form: toolenv}]
+mix: {tokens: 3000}
+gate: {n: 4, recheck: 2, max_new_tokens: 8, bound: 1, family_bound: 1}
+"""
 
 
 @pytest.mark.slow
@@ -59,6 +65,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
     )
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
+    Path("pipeline.yaml").write_text(PIPELINE)
     monkeypatch.setattr(demo, "FULL", DistillSettings.read(Path("small.yaml")))
     assert [line.split()[0] for line in TOLD].count("filter") == 1
     for line in TOLD:
@@ -81,6 +88,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, mon
         "runs/swirl/policy_gradient.json",
         "runs/dagger/round-1/training.json",
         "runs/distill/evaluations/swirl-train.json",
+        "registry/versions/0001/report.md",
         "runs/demo",
     ):
         assert (tmp_path / left).exists(), left
