@@ -66,7 +66,7 @@ def main() -> None:
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     keys = Keys.read(given.pop("keys", None))
     serve(
-        Specialist(Parrot(), NAME, load_scenario("crm").toolbox),
+        Specialist(Parrot(), NAME, (load_scenario("crm").toolbox,)),
         ServeSettings(**({"port": 0, "keys": keys, "log_requests": True} | given)),
     )
 
