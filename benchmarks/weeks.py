@@ -152,7 +152,7 @@ class Weeks:
                     "checkpoint_steps": 50,
                 },
                 "gate": {"n": self.plan.tasks, "bound": GATE_BOUND, "max_new_tokens": MAX_NEW_TOKENS},
-                "redact": {"name_fields": ["label"]},
+                "redact": {"name_fields": ["label"], "key": self.out / "key"},
                 "drift": {"kinds": kinds, "severity": 0.5, "seed": 1} if kinds else None,
             }
         )
@@ -169,6 +169,7 @@ class Weeks:
         path = self.out / "general.jsonl"
         if not path.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "key").write_text("not a secret: the same pseudonyms each time")
             attempts = [Attempt(seed) for seed in range(FIRST_LOG_SEED - 500, FIRST_LOG_SEED)]
             write_jsonl(rollout(self.scenario, OraclePolicy(), attempts, families=WITHOUT_TOOLS), path)
 
