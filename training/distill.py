@@ -55,10 +55,13 @@ class DistillSettings(BaseModel):
     fault_rate: float = Field(0.2, ge=0, le=1, description="Share of its episodes with a fault; filters drop them.")
     mentored_tasks: int = Field(2_000, ge=10, description="Tasks of the student under a mentor.")
     evaluated: int = Field(
-        300, ge=1, description="Test tasks of the specialist and the teacher; half as many of families never seen."
+        300, ge=1, description="Test tasks of the students and the teacher; half as many of families never seen."
     )
-    evaluated_between: int = Field(300, ge=1, description="Likewise of the students in between.")
-    evaluated_base: int = Field(30, ge=1, description="Likewise of the model as it was; it does not know when to stop.")
+    evaluated_early: int = Field(
+        100,
+        ge=1,
+        description="Likewise of the model as it was and the cold student, which often do not stop.",
+    )
     max_new_tokens: int = Field(96, ge=1, description="Of one turn, in evaluation; a turn cut there can not be read.")
     seed: int = Field(0, ge=0)
     sad: SFTSettings = SFTSettings(max_tokens=500_000, epochs=100, loss=SpanLoss(reduction=Reduction.SPAN))
@@ -173,10 +176,10 @@ class _Path:
         settings, student = self.settings, self.out / "student"
         base = base_model_path(settings.model) if settings.model in BASE_MODELS else Path(settings.model)
         folders = {
-            "base": (base, settings.evaluated_base),
-            "SAD": (self.out / "sad", settings.evaluated_between),
-            "SCoRe-SFT": (self.out / "score" / "sft", settings.evaluated_between),
-            "SCoRe-RL": (self.out / "score" / "student", settings.evaluated_between),
+            "base": (base, settings.evaluated_early),
+            "SAD": (self.out / "sad", settings.evaluated_early),
+            "SCoRe-SFT": (self.out / "score" / "sft", settings.evaluated),
+            "SCoRe-RL": (self.out / "score" / "student", settings.evaluated),
             SPECIALIST: (student, settings.evaluated),
         }
         policies: dict[str, tuple[Callable[[], Policy], int]] = {

@@ -39,8 +39,7 @@ SMALL = """
 tasks: 12
 mentored_tasks: 10
 evaluated: 2
-evaluated_between: 1
-evaluated_base: 1
+evaluated_early: 1
 sad: {max_tokens: 3000}
 score: {sft: {max_tokens: 3000}, policy_gradient: &rl {steps: 1, groups: 2, group_size: 2}}
 swirl: {policy_gradient: *rl}
