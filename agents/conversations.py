@@ -129,7 +129,7 @@ class _Reader:
         call_id = message.get("tool_call_id")
         if call_id is None and len(self.waiting) == 1:  # the old form knows the function's name only
             call_id = next(iter(self.waiting))
-        if call_id not in self.waiting:
+        if not isinstance(call_id, str) or call_id not in self.waiting:
             raise RecordError(f"{at}.tool_call_id: {call_id!r} is no call that waits for a reply")
         said = self.waiting.pop(call_id)
         said.observation = _text(message.get("content"), f"{at}.content", self.notes)

@@ -136,8 +136,13 @@ def _sigmoid(odds: float) -> float:
 
 def request_runs(request: str) -> list[str]:
     """The runs of four neighbouring words, in lower case; names are one word, identifiers and numbers another."""
-    words = ["^", *(_masked(word, first=not i) for i, word in enumerate(_WORD.findall(request))), "$"]
+    words = ["^", *masked_words(request), "$"]
     return [" ".join(words[at : at + _RUN]) for at in range(max(1, len(words) - _RUN + 1))]
+
+
+def masked_words(request: str) -> list[str]:
+    """The words in lower case; names are one word, identifiers and numbers another."""
+    return [_masked(word, first=not i) for i, word in enumerate(_WORD.findall(request))]
 
 
 def _masked(word: str, *, first: bool) -> str:

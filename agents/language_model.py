@@ -10,6 +10,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from toolenv.agents.grounded import Constraint, GroundedGrammar
 from toolenv.agents.policy import Conversation, Decision
 from toolenv.envs.actions import Action, Malformed
 from toolenv.envs.turn import Message
-from toolenv.tools.calls import Json
+from toolenv.tools.calls import Json, json_text
 from toolenv.tools.errors import OperatorError
 from toolenv.tools.identifiers import Aliases
 from toolenv.tools.toolbox import Toolbox
@@ -41,6 +42,18 @@ class ModelError(OperatorError):
     """A model folder is missing, incomplete or of another kind."""
 
 
+class ToolListing(StrEnum):
+    """What the system message says of the tools, a line each; a specialist has all of it in its weights.
+
+    NAMES: the bare names. SIGNATURES: with the names of the arguments. SCHEMAS: all there is, as OpenAI's form has it.
+    """
+
+    NONE = "none"
+    NAMES = "names"
+    SIGNATURES = "signatures"
+    SCHEMAS = "schemas"
+
+
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
     """What a student is shown of a conversation.
@@ -49,17 +62,20 @@ class PromptStyle:
         dialect: how calls are written: "toolenv" for our own models, "hermes" for any other chat model.
         aliases: show identifiers as short aliases, one token each.
         system: show the system message. A specialist of one scenario has it in its weights.
-        tools: show the names of the tools in the system message.
+        tools: what the system message says of the tools.
     """
 
     dialect: str = "toolenv"
     aliases: bool = True
     system: bool = False
-    tools: bool = False
+    tools: ToolListing = ToolListing.NONE
 
     def __post_init__(self) -> None:
         if self.dialect not in DIALECTS:
             raise ModelError(f"there is no dialect {self.dialect!r}; there is: {', '.join(DIALECTS)}")
+        if self.tools not in list(ToolListing):
+            raise ModelError(f"tools can not be shown as {self.tools!r}; there is: {', '.join(ToolListing)}")
+        object.__setattr__(self, "tools", ToolListing(self.tools))  # a file has it as a text
 
     @classmethod
     def load(cls, folder: Path) -> PromptStyle:
@@ -77,13 +93,16 @@ class PromptStyle:
             raise ModelError(f"{path}: not JSON: {error}") from None
         if unknown := set(data) - {item.name for item in fields(cls)}:
             raise ModelError(f"{path}: {min(unknown)}: unknown field")
+        if isinstance(shown := data.get("tools"), bool):  # as it was written before there were several ways
+            every = ToolListing.SCHEMAS if data.get("dialect") == HermesDialect.name else ToolListing.SIGNATURES
+            data["tools"] = every if shown else ToolListing.NONE
         return cls(**data)
 
     def save(self, folder: Path) -> None:
         (folder / STYLE_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
-CHAT_STYLE = PromptStyle(dialect="hermes", aliases=False, system=True, tools=True)
+CHAT_STYLE = PromptStyle(dialect="hermes", aliases=False, system=True, tools=ToolListing.SCHEMAS)
 """Of a chat model that knows nothing of toolenv."""
 
 
@@ -103,9 +122,8 @@ class Prompter:
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         """The messages as the student sees them."""
-        shown = [self._system(message) if message["role"] == "system" else message for message in messages]
-        kept = [message for message in shown if message["role"] != "system" or message["content"]]
-        return kept if self._aliases is None else [_hide(self._aliases, message) for message in kept]
+        shown = [self._shown(message) for message in messages]
+        return [message for message in shown if message["role"] != "system" or message["content"]]
 
     def shown(self, messages: Sequence[Message]) -> dict[str, list[str]]:
         """Entity -> the identifiers that the conversation has shown, as the student writes them.
@@ -181,14 +199,27 @@ class Prompter:
         return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=ask))
 
     def _tools(self) -> list[Json]:
-        return self._toolbox.to_openai() if self._style.tools else []
+        return self._toolbox.to_openai() if self._style.tools == ToolListing.SCHEMAS else []
 
-    def _system(self, message: Message) -> Message:
-        content = str(message["content"]) if self._style.system else ""
-        if self._style.tools and isinstance(self.dialect, ToolenvDialect):
-            lines = [f"{spec.name}({', '.join(spec.parameters['properties'])})" for spec in self._toolbox.specs]
-            content += "\n" + "\n".join(lines)
-        return {**message, "content": content}
+    def _shown(self, message: Message) -> Message:
+        system = message["role"] == "system"
+        if system and not self._style.system:
+            message = {**message, "content": ""}
+        if self._aliases is not None:
+            message = _hide(self._aliases, message)
+        # Identifiers in a schema are examples: they get no alias.
+        return {**message, "content": "\n".join([str(message["content"]), *self._tool_lines()])} if system else message
+
+    def _tool_lines(self) -> list[str]:
+        specs = self._toolbox.specs
+        match self._style.tools:
+            case ToolListing.NAMES:
+                return [spec.name for spec in specs]
+            case ToolListing.SIGNATURES:
+                return [f"{spec.name}({', '.join(spec.parameters['properties'])})" for spec in specs]
+            case ToolListing.SCHEMAS if isinstance(self.dialect, ToolenvDialect):
+                return [json_text(tool) for tool in self._toolbox.to_openai()]
+        return []  # none, or the chat template's dialect lists them
 
 
 def _hide(aliases: Aliases, message: Message) -> Message:

@@ -57,10 +57,11 @@ class OraclePolicy:
 
     def _start(self, episode: Episode, rng: Random) -> PlanRun:
         if not self.vary:
-            return episode.task.start_plan()
+            return episode.task.start_plan(tools=episode.toolbox)
         routes = len(episode.task.compiled.plans)
         preferred = rng.random() < _PREFERRED_SHARE
-        return episode.task.start_plan(rng, 0 if preferred else rng.randrange(routes), prefer_first_call=preferred)
+        route = 0 if preferred else rng.randrange(routes)
+        return episode.task.start_plan(rng, route, prefer_first_call=preferred, tools=episode.toolbox)
 
 
 def to_action(planned: PlannedStep) -> dict[str, Any]:

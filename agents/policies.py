@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from toolenv.agents.adapters import AdapterSet
 from toolenv.agents.cascade import CascadeFile
 from toolenv.agents.consistent import ConsistentPolicy
 from toolenv.agents.faulty import Fault, FaultyPolicy
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 KNOWN = (
     "oracle, random, faulty:RATE (such as faulty:0.2), faulty:KIND=RATE,KIND=RATE, the path of a model's folder, "
-    "grounded: before such a path, llm:MODEL or llm:FILE.yaml for a model behind an endpoint, teacher, "
-    "cascade:FILE.json as `toolenv cascade fit` writes it, or mentored:, mentored:REPAIRS: or consistent:N: before any "
-    "of these"
+    "adapters:FOLDER for a set of adapters, grounded: before either, llm:MODEL or llm:FILE.yaml for a model behind an "
+    "endpoint, teacher, cascade:FILE.json as `toolenv cascade fit` writes it, or mentored:, mentored:REPAIRS: or "
+    "consistent:N: before any of these"
 )
 
 
@@ -33,6 +34,7 @@ _MENTORED = re.compile(r"^mentored:(?:(\d+):)?")
 _CONSISTENT = re.compile(r"^consistent:(\d+):")
 _LLM = "llm:"
 _CASCADE = "cascade:"
+_ADAPTERS = "adapters:"
 
 
 def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
@@ -41,7 +43,8 @@ def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
     Args:
         spec: "oracle"; "random"; "faulty:0.2", which shares the rate among all kinds of fault;
             "faulty:early_stop=0.1,wrong_tool=0.2"; the folder of a transformers model, for which torch is imported, or
-            "grounded:" and such a folder, whose calls are then valid by construction; "llm:gpt-5" for a model at
+            "adapters:runs/adapters" for a set of adapters that share a base (`AdapterSetPolicy`), or "grounded:" and
+            one of these, whose calls are then valid by construction; "llm:gpt-5" for a model at
             OPENAI_BASE_URL or at OpenAI, "llm:teacher.yaml" for one whose endpoint a file describes
             (`EndpointSettings`); "teacher", a scripted one that takes over at any state;
             "cascade:runs/cascade/cascade.json" for two of them, the second on doubt (`CascadePolicy`); or before one of
@@ -53,6 +56,7 @@ def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
         ValueError: it names none; the message lists what there is.
         SettingsError: an endpoint's file can not be read.
         CascadeError: a cascade's file can not be read.
+        AdapterError: a set of adapters is damaged.
     """
     name, colon, rest = spec.partition(":")
     if spec == "oracle":
@@ -76,9 +80,13 @@ def make_policy(spec: str, *, budget: Budget | None = None) -> Policy:
 
         return ChatPolicy(_endpoint(spec), budget=budget)
     if is_model(spec):
+        folder = spec.removeprefix(_GROUNDED)
+        if folder.startswith(_ADAPTERS):
+            from toolenv.agents.adapter_policy import AdapterSetPolicy
+
+            return AdapterSetPolicy(folder.removeprefix(_ADAPTERS), grounded=folder != spec)
         from toolenv.agents.language_model import LanguageModelPolicy  # this room works without torch
 
-        folder = spec.removeprefix(_GROUNDED)
         return LanguageModelPolicy(folder, grounded=folder != spec)
     raise ValueError(f"there is no policy {spec!r}; there is: {KNOWN}")
 
@@ -102,8 +110,9 @@ def conversation_policy(spec: str, *, budget: Budget | None = None) -> Conversat
 
 
 def is_model(spec: str) -> bool:
-    """Whether `spec` needs torch: it names the folder of a transformers model."""
-    return any((Path(name.removeprefix(_GROUNDED)) / "config.json").is_file() for name in _innermost(spec))
+    """Whether `spec` needs torch: it names the folder of a transformers model, or a set of adapters."""
+    folders = [Path(name.removeprefix(_GROUNDED)) for name in _innermost(spec)]
+    return bool(_adapter_sets(spec)) or any((folder / "config.json").is_file() for folder in folders)
 
 
 def endpoints_of(spec: str) -> tuple[EndpointSettings, ...]:
@@ -120,12 +129,22 @@ def settings_of(spec: str) -> Json:
     """What a policy does depends on besides its name, as JSON; None if there is nothing.
 
     Raises:
-        SettingsError, CascadeError: a file that it names can not be read.
+        SettingsError, CascadeError, AdapterError: a file that it names can not be read.
     """
     endpoints = [endpoint.decisive() for endpoint in endpoints_of(spec)]
+    sets = {folder: AdapterSet.read(Path(folder)).digest for folder in _adapter_sets(spec)}
     if (cascade := _cascade(spec)) is not None:
-        return {"cascade": cascade.model_dump(mode="json"), "endpoints": endpoints}
+        tiers = {"cascade": cascade.model_dump(mode="json"), "endpoints": endpoints}
+        return {**tiers, "adapters": sets} if sets else tiers
+    if sets:
+        return {"adapters": sets}
     return endpoints[0] if endpoints else None
+
+
+def _adapter_sets(spec: str) -> list[str]:
+    """The folders of the sets of adapters that act."""
+    names = [name.removeprefix(_GROUNDED) for name in _innermost(spec)]
+    return [name.removeprefix(_ADAPTERS) for name in names if name.startswith(_ADAPTERS)]
 
 
 def _innermost(spec: str) -> list[str]:

@@ -14,8 +14,8 @@ from typing import Any
 from toolenv.agents.policy import Decision, Episode
 from toolenv.agents.recorded_user import begin_again
 from toolenv.agents.trajectory import Step, Trajectory
+from toolenv.envs.drifted_env import open_env
 from toolenv.envs.rewards import Reward
-from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
 from toolenv.tools.calls import json_text
 from toolenv.tools.errors import RecordError, ScenarioError
@@ -73,12 +73,12 @@ class Replayer:
 
     Args:
         reward: what the episodes were recorded with.
-        env_options: further arguments of `ToolEnv`, such as `sandbox`.
+        env_options: further arguments of `open_env`, such as `sandbox`.
     """
 
     def __init__(self, scenario: Scenario, *, reward: Reward | None = None, **env_options: Any) -> None:
         self.scenario = scenario
-        self._env = ToolEnv(scenario, families="all", reward=reward, **env_options)
+        self._env = open_env(scenario, families="all", reward=reward, **env_options)
         self._max_steps = self._env.max_steps
 
     def replay(self, trajectory: Trajectory) -> ReplayReport:
@@ -111,7 +111,7 @@ class Replayer:
         self._env.close()
 
     def _version_differences(self, trajectory: Trajectory) -> Iterator[str]:
-        now = {"scenario_version": self.scenario.version, "toolbox_version": self.scenario.toolbox.version}
+        now = {"scenario_version": self.scenario.version, "toolbox_version": self._env.toolbox.version}
         for field, version in now.items():
             if (recorded := getattr(trajectory, field)) != version:
                 yield f"{field}: recorded {recorded}, here {version}"

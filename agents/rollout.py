@@ -13,6 +13,7 @@ from toolenv.agents.policy import Decision, Episode, Policy, PolicyStopped
 from toolenv.agents.trajectory import SCHEMA_VERSION, Step, Timing, Trajectory, recordable
 from toolenv.agents.usage import Usage
 from toolenv.envs.actions import Malformed, parse_action
+from toolenv.envs.drifted_env import open_env
 from toolenv.envs.tool_env import ToolEnv
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.sampler import Task
@@ -67,7 +68,7 @@ def rollout(
 
     Args:
         families: what seeds are drawn from.
-        env_options: further arguments of `ToolEnv`.
+        env_options: further arguments of `open_env`: those of `ToolEnv`, and `drift`.
 
     An episode for which the sandbox opens no world is recorded as lost, without steps; it is not tried again.
 
@@ -80,7 +81,7 @@ def rollout(
             policy is `resumable`. If it is not, they are lost, and the error says how many.
     """
     waiting = iter(attempts)
-    first = ToolEnv(scenario, families=families, **env_options)
+    first = open_env(scenario, families=families, **env_options)
     envs = [first]
     try:
         yield from _run(policy, waiting, envs, batch, lambda: _sibling(first, env_options))
@@ -143,7 +144,7 @@ def _run(
 
 def _sibling(env: ToolEnv, options: dict[str, Any]) -> ToolEnv:
     """Another environment of the same kind; the sampler, with its compiled templates, is shared."""
-    other = ToolEnv(env.scenario, families=env.sampler.names, **options)
+    other = open_env(env.scenario, families=env.sampler.names, **options)
     other.sampler = env.sampler
     return other
 

@@ -201,9 +201,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.be_the_echo:
-        toolbox = load_scenario("crm").toolbox
+        toolboxes = (load_scenario("crm").toolbox,)
         serve(
-            Specialist(Echo(), NAME, toolbox), ServeSettings(port=options.port, batch=options.batch, most_requests=1000)
+            Specialist(Echo(), NAME, toolboxes),
+            ServeSettings(port=options.port, batch=options.batch, most_requests=1000),
         )
         return
     runs = measure(options.model, options.n, options.batch)

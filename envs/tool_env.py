@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import gymnasium
 from gymnasium.error import ResetNeeded
 
-from toolenv.envs.actions import Answer, Malformed, parse_action
+from toolenv.envs.actions import Answer, Call, Malformed, parse_action
 from toolenv.envs.rewards import OutcomeReward, Reward, StepEvent
 from toolenv.envs.spaces import Bytes, ToolCallSpace, generator_of, observation_space
 from toolenv.envs.turn import Info, Message, Observation, Turn, observed_instruction
@@ -48,10 +48,15 @@ class _Episode:
     writes: int = 0
     questions: tuple[str, ...] = ()
     ended: bool = False
+    undrifted: list[Message] = field(default_factory=list)  # see `DriftedToolEnv`
 
     def copy(self) -> _Episode:
         return replace(
-            self, messages=self.messages.copy(), results=self.results.copy(), violations=self.violations.copy()
+            self,
+            messages=self.messages.copy(),
+            results=self.results.copy(),
+            violations=self.violations.copy(),
+            undrifted=self.undrifted.copy(),
         )
 
 
@@ -188,7 +193,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         self._end_session()
         if self._lease is not None:
             self._lease.join(self)
-        self._session = self.sandbox.open(task.world, self.toolbox)
+        self._session = self.sandbox.open(task.world, self.scenario.toolbox)
         self._episode = _Episode(task, observed_instruction(task))
         self.user = None if self._make_user is None else self._make_user(task)
         turn = Turn.first(task, self._episode.instruction)
@@ -266,7 +271,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         episode = self._begun()
         assert self._session is not None
         session = self._session.fork()
-        other = ToolEnv.__new__(ToolEnv)
+        other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         if self._np_random is not None:
             other._generator_state = self._np_random.bit_generator.state
@@ -305,7 +310,7 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
         if self._session is None:
             if self._lease is not None:
                 self._lease.join(self)
-            self._session = self.sandbox.open(snapshot.world.image, self.toolbox)
+            self._session = self.sandbox.open(snapshot.world.image, self.scenario.toolbox)
         self._session.restore(snapshot.world)
         self._episode = snapshot._episode.copy()
         self.user = None if self._make_user is None else self._make_user(self._episode.task)
@@ -327,9 +332,9 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
     def _asking(self, user: User) -> ToolSession:
         """The session, with this user behind `ask_user` if there is such a tool."""
         assert self._session is not None
-        if ASK_USER not in self.toolbox:
+        if ASK_USER not in self.scenario.toolbox:
             return self._session
-        return UserSession(self._session, self.toolbox, user, self._begun().questions)
+        return UserSession(self._session, self.scenario.toolbox, user, self._begun().questions)
 
     def _end_session(self) -> None:
         session, self._session, self._episode = self._session, None, None
@@ -373,29 +378,38 @@ class ToolEnv(gymnasium.Env[Observation, Any]):
     def _act(self, episode: _Episode, raw: Any) -> tuple[Turn, StepEvent]:
         action = parse_action(raw)
         if isinstance(action, Answer):
-            grade = self.grade(action.text)
+            grade = self.grade(self._heard(action.text))
             turn = Turn.answered(episode.instruction, episode.step, action).graded(grade)
             return turn, StepEvent(grade=grade)
         if isinstance(action, Malformed):
             result = ToolResult.failure(action.error)
             turn = Turn.unreadable(episode.instruction, episode.step, action, result)
         else:
-            assert self._session is not None
-            session = self._asking(self.user or episode.task.user) if action.name == ASK_USER else self._session
-            result = session.call(action.name, action.arguments)
-            if isinstance(session, UserSession):
-                episode.questions = session.questions
+            result = self._call(episode, action)
             turn = Turn.called(episode.instruction, episode.step, action, result)
-            if result.ok:
-                episode.results.append(result.text)
-                episode.writes += result.effect == WRITE
-            elif result.error == RuleViolation.type:
-                episode.violations.append(result.text)
         if episode.step < self.max_steps:
             return turn, StepEvent(result)
         turn.truncated = True
         grade = self.grade()
         return turn.graded(grade), StepEvent(result, grade)
+
+    def _heard(self, answer: str) -> str:
+        """The answer as the grader reads it."""
+        return answer
+
+    def _call(self, episode: _Episode, action: Call) -> ToolResult:
+        """Carry out a call; what the grader needs of it is noted."""
+        assert self._session is not None
+        session = self._asking(self.user or episode.task.user) if action.name == ASK_USER else self._session
+        result = session.call(action.name, action.arguments)
+        if isinstance(session, UserSession):
+            episode.questions = session.questions
+        if result.ok:
+            episode.results.append(result.text)
+            episode.writes += result.effect == WRITE
+        elif result.error == RuleViolation.type:
+            episode.violations.append(result.text)
+        return result
 
 
 def _whole_seed(seed: object) -> int:

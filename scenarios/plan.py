@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
@@ -77,9 +77,18 @@ class CompiledPlan:
         self.steps = [_compile(step) for step in steps]
 
     def start(
-        self, variables: dict[str, Any], rng: Random | None = None, *, prefer_first_call: bool = False
+        self,
+        variables: dict[str, Any],
+        rng: Random | None = None,
+        *,
+        prefer_first_call: bool = False,
+        tools: Container[str] | None = None,
     ) -> PlanRun:
-        return PlanRun(self.guided(variables), rng, prefer_first_call=prefer_first_call)
+        return PlanRun(self.guided(variables), rng, prefer_first_call=prefer_first_call, tools=tools)
+
+    def feasible(self, tools: Container[str]) -> bool:
+        """Whether every step, those under a condition too, can be made with these tools."""
+        return all(step.answers or any(call.name in tools for call in step.calls) for step in self.steps)
 
     def guided(self, variables: dict[str, Any]) -> GuidedRun:
         return GuidedRun(self.steps, variables)
@@ -123,22 +132,33 @@ class PlanRun:
     Args:
         rng: draws wordings and alternative calls; None takes the first of each.
         prefer_first_call: draw wordings only.
+        tools: names of the tools that may be called; all if None.
     """
 
-    def __init__(self, run: GuidedRun, rng: Random | None, *, prefer_first_call: bool) -> None:
-        self._run, self._rng, self._prefer_first_call = run, rng, prefer_first_call
+    def __init__(
+        self, run: GuidedRun, rng: Random | None, *, prefer_first_call: bool, tools: Container[str] | None = None
+    ) -> None:
+        self._run, self._rng, self._prefer_first_call, self._tools = run, rng, prefer_first_call, tools
         self._option = 0
         self._answered = False
 
     def next(self) -> PlannedStep | None:
-        """The next step; None after the answer. A call wants `feed` before the next `next`."""
+        """The next step; None after the answer. A call wants `feed` before the next `next`.
+
+        Where none of the tools that serve the step may be called, it is an answer that says so.
+        """
         step = None if self._answered else self._run.step()
         if step is None:
             return None
         if step.answers:
             self._answered = True
             return PlannedStep(self._word(step.think), answer=self._word(step.answers))
-        self._option = 0 if self._prefer_first_call else self._choose(range(len(step.calls)))
+        options = [i for i, call in enumerate(step.calls) if self._tools is None or call.name in self._tools]
+        if not options:
+            self._answered = True
+            missing = " or ".join(dict.fromkeys(call.name for call in step.calls))
+            return PlannedStep("A tool that this needs is not there.", answer=f"I can not do this without {missing}.")
+        self._option = options[0] if self._prefer_first_call else self._choose(options)
         call = step.calls[self._option]
         return PlannedStep(self._word(call.think), call=ToolCall(call.name, call.arguments(self._run.context)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from random import Random
@@ -89,9 +89,24 @@ class Task:
         toolbox = self.scenario.toolbox
         return UserSession(sandbox.open(self.world, toolbox), toolbox, self.user)
 
-    def start_plan(self, rng: Random | None = None, route: int = 0, *, prefer_first_call: bool = False) -> PlanRun:
-        """Begin the gold plan (route 0) or one of the other routes."""
-        return self.compiled.plans[route].start(self.variables, rng, prefer_first_call=prefer_first_call)
+    def start_plan(
+        self,
+        rng: Random | None = None,
+        route: int = 0,
+        *,
+        prefer_first_call: bool = False,
+        tools: Container[str] | None = None,
+    ) -> PlanRun:
+        """Begin the gold plan (route 0) or one of the other routes.
+
+        Args:
+            tools: names of the tools that there are, if some are not; where the route needs others, the first that does
+                not is begun.
+        """
+        plans = self.compiled.plans
+        if tools is not None and not plans[route].feasible(tools):
+            route = next((i for i, plan in enumerate(plans) if plan.feasible(tools)), route)
+        return plans[route].start(self.variables, rng, prefer_first_call=prefer_first_call, tools=tools)
 
     def grade(
         self,

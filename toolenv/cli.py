@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
+from toolenv.adapter_commands import adapters_app
 from toolenv.agents.formats import Format
 from toolenv.analysis_commands import analyze
 from toolenv.cascade_commands import cascade_app
@@ -33,7 +34,9 @@ from toolenv.console import (
     print_json,
     scenario_named,
 )
-from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, measure, render_details
+from toolenv.drift_commands import DRIFTS, drift_app
+from toolenv.evaluation_commands import JudgeSteps, Tools, calibrate, compare, import_, keep, measure, render_details
+from toolenv.pipeline_commands import pipeline_app
 from toolenv.progress import collecting_progress, err, progress_bar
 from toolenv.sandbox_commands import sandbox_app
 from toolenv.serving_commands import serve
@@ -44,6 +47,8 @@ from toolenv.training_commands import distill, train_app
 
 if TYPE_CHECKING:
     from toolenv.agents.trajectory import Trajectory
+    from toolenv.tools.drift import DriftedToolbox
+    from toolenv.training.evaluate import Evaluation
 
 app = typer.Typer(
     name="toolenv",
@@ -56,6 +61,9 @@ base_app = typer.Typer(help="The base models that students begin from.", no_args
 app.add_typer(train_app, name="train")
 app.add_typer(base_app, name="base-model")
 app.add_typer(cascade_app, name="cascade")
+app.add_typer(adapters_app, name="adapters")
+app.add_typer(pipeline_app, name="pipeline")
+app.add_typer(drift_app, name="drift")
 app.command(epilog="Example: toolenv distill crm -o runs/distill --config distill.yaml")(distill)
 app.add_typer(sandbox_app, name="sandbox")
 app.command(epilog="Example: toolenv compare runs/a.json runs/b.json")(compare)
@@ -82,6 +90,8 @@ def main() -> None:
             _fail("openai is not installed; what asks an endpoint comes with: pip install 'toolenv[llm]'")
         if error.name in ("fastapi", "uvicorn", "prometheus_client"):
             _fail(f"{error.name} is not installed; what serves comes with: pip install 'toolenv[serve]'")
+        if error.name in ("phonenumbers", "stdnum", "email_validator"):
+            _fail(f"{error.name} is not installed; what redacts logs comes with: pip install 'toolenv[pipeline]'")
         _fail(f"{error.name} is not installed; what trains and runs models comes with: pip install 'toolenv[train]'")
     except (OperatorError, ValueError) as error:
         _fail(str(error))
@@ -294,7 +304,8 @@ def evaluate(
     policy: Annotated[
         str,
         typer.Option(
-            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, llm:MODEL, llm:FILE.yaml."
+            help="oracle, random, faulty:RATE, toolenv-tiny, toolenv-small, a model's folder, adapters:FOLDER, "
+            "llm:MODEL, llm:FILE.yaml."
         ),
     ] = "oracle",
     seed_start: Annotated[
@@ -310,19 +321,25 @@ def evaluate(
     judge_steps: JudgeSteps = True,
     user: User_ = None,
     tools: Tools = False,
+    drift: Annotated[list[str] | None, typer.Option("--drift", help=DRIFTS)] = None,
+    drift_seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides what drifts, and how.")] = 0,
     run_folder: Annotated[
         Path | None, typer.Option("--run", help="Keep both in this folder, as `toolenv report` reads them.")
     ] = None,
     as_json: Json_ = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a policy on held-out tasks."""
-    from toolenv.agents.records import require_writable, whole_file
+    """Measure a policy on held-out tasks. With --drift also where tools have drifted, beside it on the same tasks."""
+    from toolenv.agents.policies import make_policy
+    from toolenv.agents.records import require_writable
+    from toolenv.scenarios.loading import load_scenario
+    from toolenv.training.drift_gap import DriftSpec, drift_gaps, gaps_json, render_gaps
     from toolenv.training.evaluate import evaluate as run
     from toolenv.training.evaluation_tables import render_evaluation
 
     if seed_start > MAX_SEED + 1 - n:
         raise ValueError(f"the {n} seeds from {seed_start} on must lie within 0 to {MAX_SEED}")
+    drifts = DriftSpec.parse(drift or ())
     acting = _policy(policy)
     if run_folder is not None:
         name = re.sub(r"[^\w.+=-]+", "-", Path(policy).name)
@@ -333,30 +350,47 @@ def evaluate(
             require_writable(file)
     if trajectories is not None:
         trajectories.parent.mkdir(parents=True, exist_ok=True)
-    with progress_bar("evaluating", n * trials, quiet or as_json) as advance:
-        evaluation = run(
-            scenario,
-            acting,
+    loaded = load_scenario(scenario)
+    # Made once where one process acts: a model takes seconds to load.
+    made = make_policy(acting) if drifts and processes == 1 else acting
+
+    def measured(under: DriftedToolbox | None = None, kept: Path | None = None) -> Evaluation:
+        return run(
+            loaded,
+            made,
             seed_start=seed_start,
             n=n,
             families=families,
             trials=trials,
             batch=batch,
             processes=processes,
-            trajectories=trajectories,
+            trajectories=kept,
             judge_steps=judge_steps,
+            drift=under,
             user=user,
             progress=lambda done, total: advance(1),
         )
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(output) as stream:
-            stream.write(evaluation.to_json() + b"\n")
+
+    def measured_under(spec: DriftSpec, under: DriftedToolbox) -> Evaluation:
+        evaluation = measured(under, beside(trajectories, spec))
+        keep(evaluation.to_json(), beside(output, spec))
+        return evaluation
+
+    def beside(file: Path | None, spec: DriftSpec) -> Path | None:
+        return None if file is None else file.with_name(f"{file.stem}-{spec.kind}-{spec.severity:g}{file.suffix}")
+
+    with progress_bar("evaluating", n * trials * (1 + len(drifts)), quiet or as_json) as advance:
+        evaluation = measured(kept=trajectories)
+        keep(evaluation.to_json(), output)
+        gaps = drift_gaps(evaluation, loaded, drifts, drift_seed, measured_under)
     if as_json:
-        print_json(evaluation.to_json())
-    else:
-        render_evaluation(evaluation, out)
-        render_details(evaluation.overall, tools)
+        print_json(gaps_json(evaluation, gaps) if drifts else evaluation.to_json())
+        return
+    render_evaluation(evaluation, out)
+    render_details(evaluation.overall, tools)
+    if gaps:
+        out.print()
+        render_gaps(gaps, out)
 
 
 @base_app.command("build", epilog="Example: toolenv base-model build small")
@@ -400,8 +434,8 @@ def _policy(spec: str) -> str:
     """A policy as `make_policy` takes it: a base model's name becomes its folder."""
     if not spec.startswith("toolenv-") or Path(spec).exists():
         return spec
+    from toolenv.agents.shipped_models import BASE_MODELS
     from toolenv.training.base_models import base_model_path
-    from toolenv.training.sft import BASE_MODELS
 
     return str(base_model_path(spec)) if spec in BASE_MODELS else spec
 

@@ -22,8 +22,7 @@ def _short(tasks: int, mentored: int, evaluated: int, cold: int, tokens: int) ->
         "tasks": tasks,
         "mentored_tasks": mentored,
         "evaluated": evaluated,
-        "evaluated_between": max(1, evaluated // 6),
-        "evaluated_base": max(1, evaluated // 10),
+        "evaluated_early": max(1, evaluated // 5),
         "sad": {"max_tokens": cold, "epochs": 100, **THREAD},
         "score": {"sft": {"max_tokens": tokens, "epochs": 100, **THREAD}, "policy_gradient": RL},
         "swirl": {**SWIRL, "policy_gradient": RL},
@@ -31,7 +30,7 @@ def _short(tasks: int, mentored: int, evaluated: int, cold: int, tokens: int) ->
     return DistillSettings.model_validate(short)
 
 
-FULL = _short(tasks=5_000, mentored=400, evaluated=300, cold=200_000, tokens=1_200_000)
+FULL = _short(tasks=5_000, mentored=400, evaluated=200, cold=200_000, tokens=1_200_000)
 QUICK = _short(tasks=500, mentored=80, evaluated=40, cold=30_000, tokens=70_000)
 
 

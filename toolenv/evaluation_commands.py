@@ -88,7 +88,7 @@ def measure(
     loaded = None if scenario is None else load_scenario(scenario)
     with progress_bar("measuring", None, quiet or as_json) as advance:
         measured = measure_dataset(dataset, scenario=loaded, judge_steps=judge_steps, progress=advance)
-    _keep(measured.to_json(), output)
+    keep(measured.to_json(), output)
     if as_json:
         print_json(measured.to_json())
     else:
@@ -142,14 +142,15 @@ def calibrate(
             concurrency=concurrency,
             progress=advance,
         )
-    _keep(calibration.to_json(), output)
+    keep(calibration.to_json(), output)
     if as_json:
         print_json(calibration.to_json())
     else:
         render_calibration(calibration, out)
 
 
-def _keep(report: bytes, file: Path | None) -> None:
+def keep(report: bytes, file: Path | None) -> None:
+    """Write a report as `file`, if that is given."""
     from toolenv.agents.records import whole_file
 
     if file is None:

@@ -11,10 +11,13 @@ import typer
 def serve(
     model: Annotated[
         str,
-        typer.Argument(help="A student's folder, grounded: and such a folder, cascade:FILE.json, llm:FILE.yaml."),
+        typer.Argument(
+            help="A student's folder, grounded: and such a folder, adapters:SET, cascade:FILE.json, or llm:FILE.yaml."
+        ),
     ],
     scenario: Annotated[
-        str | None, typer.Option(help="What it was trained for; a shipped scenario's name, or a YAML file.")
+        list[str] | None,
+        typer.Option(help="What it was trained for: a shipped scenario's name, or a YAML file. May be given again."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="By which clients ask for it; else its folder's name.")] = None,
     host: Annotated[str, typer.Option(help="Address; any but this machine's own needs a key.")] = "127.0.0.1",
@@ -55,4 +58,4 @@ def serve(
         most_kept_bytes=kept_mib << 20,
         log_requests=log_requests,
     )
-    run(load_specialist(model, scenario=scenario, name=name), settings)
+    run(load_specialist(model, scenarios=scenario or (), name=name), settings)

@@ -28,9 +28,12 @@ ToolenvError
     ├── ServiceError           a service can not be started as it is set (agents/serving/settings.py)
     ├── FolderTaken            the folder holds a run with other settings (training/claim.py)
     ├── NothingToReport        a folder holds nothing of a run (training/run_files.py)
-    ├── NothingToFit           a small model whose steps are all right, or all wrong (training/cascade.py)
+    ├── NothingToFit           a small model whose steps are all right, or all wrong (training/doubt.py)
+    ├── AdapterError           an adapter or a set of them is damaged, or does not fit (agents/adapters.py)
     ├── CascadeError           a cascade's file is missing, damaged or of another version (agents/cascade.py)
-    └── DistillError           the settings of a distillation can not be read (training/distill.py)
+    ├── DistillError           the settings of a distillation can not be read (training/distill.py)
+    ├── PipelineError          the settings or logs of a pipeline can not be read (training/pipeline_settings.py)
+    └── RegistryError          a registry has no such version, or can not go there (training/registry.py)
 
 An error that one module raises is defined there, the others here.
 """

@@ -31,6 +31,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from toolenv.agents.language_model import PromptStyle
+from toolenv.agents.shipped_models import shipped_folder
 from toolenv.training.documents import COPY_KINDS, Document, documents
 from toolenv.training.growth import grow
 from toolenv.training.tokenizer import (
@@ -113,20 +114,15 @@ def base_model_path(name: str) -> Path:
         FileNotFoundError: the model has not been built yet.
     """
     short = _short(name)
-    if short == "tiny":
-        return Path(__file__).parent / "models" / "toolenv-tiny"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolenv" / f"toolenv-{short}"
-    if not (cache / "model.safetensors").is_file():
-        raise FileNotFoundError(f"toolenv-{short} is not in {cache}; build it with: toolenv base-model build {short}")
-    return cache
+    folder = shipped_folder(f"toolenv-{short}")
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"toolenv-{short} is not in {folder}; build it with: toolenv base-model build {short}")
+    return folder
 
 
 def default_output(name: str) -> Path:
     """Where ``build`` should put a model so that ``base_model_path`` finds it."""
-    short = _short(name)
-    if short == "tiny":
-        return base_model_path("tiny")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolenv" / f"toolenv-{short}"
+    return shipped_folder(f"toolenv-{_short(name)}")
 
 
 def load(name: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

@@ -5,6 +5,7 @@ They lie in a folder beside the student, with what the run depends on, and are g
 
 from __future__ import annotations
 
+import json
 import shutil
 from array import array
 from collections.abc import Sequence
@@ -35,14 +36,29 @@ class Checkpoints:
         claim(self.folder, data=_digest(batches), **depends_on)
 
     def last(self) -> tuple[str | None, int]:
-        """The newest checkpoint and its step; None and 0 if there is none."""
+        """The newest checkpoint that is whole, and its step; None and 0 if there is none.
+
+        One that was being written when the run was killed is removed.
+        """
         from transformers.trainer_utils import get_last_checkpoint
 
-        found = get_last_checkpoint(str(self.folder))
-        return found, 0 if found is None else int(found.rpartition("-")[2])
+        while (found := get_last_checkpoint(str(self.folder))) is not None:
+            if _is_whole(Path(found)):
+                return found, int(found.rpartition("-")[2])
+            shutil.rmtree(found)
+        return None, 0
 
     def clear(self) -> None:
         shutil.rmtree(self.folder)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The trainer writes its state last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _digest(batches: Sequence[Sequence[Example]]) -> str:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from toolenv.agents.collect import collect
 from toolenv.agents.dialects import ToolenvDialect
@@ -23,9 +22,9 @@ from toolenv.agents.language_model import LanguageModelPolicy, PromptStyle
 from toolenv.agents.oracle import OraclePolicy
 from toolenv.agents.policy import Policy
 from toolenv.agents.records import read_trajectories, whole_file
+from toolenv.agents.shipped_models import BASE_MODELS
 from toolenv.scenarios.loading import Scenario
 from toolenv.scenarios.splits import FIRST_VALIDATION_SEED
-from toolenv.tools.calls import Json
 from toolenv.tools.errors import OperatorError
 from toolenv.training.base_models import base_model_path
 from toolenv.training.claim import claim, require_one_process
@@ -34,7 +33,8 @@ from toolenv.training.losses import SpanLoss
 from toolenv.training.policy_gradient import SUMMARY, PolicyGradientSettings
 from toolenv.training.reduction import Reduction
 from toolenv.training.score import MentoringSettings, mentor, require_training_tasks
-from toolenv.training.sft import BASE_MODELS, OnStep, SFTSettings, train_sft
+from toolenv.training.settings_file import read_settings
+from toolenv.training.sft import OnStep, SFTSettings, train_sft
 from toolenv.training.swirl import SWiRLSettings, train_swirl
 
 SPECIALIST = "SWiRL"
@@ -55,10 +55,13 @@ class DistillSettings(BaseModel):
     fault_rate: float = Field(0.2, ge=0, le=1, description="Share of its episodes with a fault; filters drop them.")
     mentored_tasks: int = Field(2_000, ge=10, description="Tasks of the student under a mentor.")
     evaluated: int = Field(
-        300, ge=1, description="Test tasks of the specialist and the teacher; half as many of families never seen."
+        300, ge=1, description="Test tasks of the students and the teacher; half as many of families never seen."
     )
-    evaluated_between: int = Field(300, ge=1, description="Likewise of the students in between.")
-    evaluated_base: int = Field(30, ge=1, description="Likewise of the model as it was; it does not know when to stop.")
+    evaluated_early: int = Field(
+        100,
+        ge=1,
+        description="Likewise of the model as it was and the cold student, which often do not stop.",
+    )
     max_new_tokens: int = Field(96, ge=1, description="Of one turn, in evaluation; a turn cut there can not be read.")
     seed: int = Field(0, ge=0)
     sad: SFTSettings = SFTSettings(max_tokens=500_000, epochs=100, loss=SpanLoss(reduction=Reduction.SPAN))
@@ -83,22 +86,7 @@ class DistillSettings(BaseModel):
         Raises:
             DistillError: names file, field and rule.
         """
-        try:
-            named = yaml.safe_load(path.read_text()) or {}
-            return cls.model_validate(_merged(cls().model_dump(), named) if isinstance(named, dict) else named)
-        except yaml.YAMLError as error:
-            raise DistillError(f"{path}: not YAML: {str(error).replace(chr(10), ' ')}") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise DistillError(f"{path}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
-
-
-def _merged(base: dict[str, Json], over: dict[str, Json]) -> dict[str, Json]:
-    """`base` with what `over` names instead, mapping by mapping."""
-    return base | {
-        name: _merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
-        for name, value in over.items()
-    }
+        return read_settings(cls, path, DistillError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +176,10 @@ class _Path:
         settings, student = self.settings, self.out / "student"
         base = base_model_path(settings.model) if settings.model in BASE_MODELS else Path(settings.model)
         folders = {
-            "base": (base, settings.evaluated_base),
-            "SAD": (self.out / "sad", settings.evaluated_between),
-            "SCoRe-SFT": (self.out / "score" / "sft", settings.evaluated_between),
-            "SCoRe-RL": (self.out / "score" / "student", settings.evaluated_between),
+            "base": (base, settings.evaluated_early),
+            "SAD": (self.out / "sad", settings.evaluated_early),
+            "SCoRe-SFT": (self.out / "score" / "sft", settings.evaluated),
+            "SCoRe-RL": (self.out / "score" / "student", settings.evaluated),
             SPECIALIST: (student, settings.evaluated),
         }
         policies: dict[str, tuple[Callable[[], Policy], int]] = {

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from toolenv.agents.drift import behind_drift
 from toolenv.agents.intervals import Metric
 from toolenv.agents.mentor import MentoredPolicy
 from toolenv.agents.policies import make_policy
@@ -34,7 +35,9 @@ from toolenv.agents.user_model import UserModel, user_settings
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.sampler import Sampler
 from toolenv.scenarios.splits import FIRST_TEST_SEED, split_of
+from toolenv.tools.drift import DriftedToolbox
 from toolenv.tools.errors import RecordError, SandboxLost
+from toolenv.tools.toolbox import Toolbox
 from toolenv.tools.version import __version__
 from toolenv.training.metrics import EpisodeMeasure, Scores, measure, summarize
 
@@ -158,6 +161,7 @@ def evaluate(
     trajectories: Path | None = None,
     bootstrap_seed: int = 0,
     judge_steps: bool = True,
+    drift: DriftedToolbox | None = None,
     user: str | None = None,
     **env_options: Any,
 ) -> Evaluation:
@@ -176,6 +180,8 @@ def evaluate(
         trajectories: a JSONL file to keep the episodes in.
         bootstrap_seed: of the resampling behind the intervals.
         judge_steps: run every step on a fork first, to tell what it is worth (`agents.equivalence`); some 0.5 ms each.
+        drift: of the scenario's toolbox, behind which the policy acts. Then steps are not judged and the choice of
+            tools is not told: both go by the plan's own tools.
         user: "llm:MODEL" or "llm:FILE.yaml", a model that plays the users; their scripts if left out.
         env_options: further arguments of `ToolEnv`.
 
@@ -192,7 +198,7 @@ def evaluate(
     loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     names = Sampler(loaded, families).names
     asked = None if user is None else user_settings(user, loaded)
-    job = _Job(loaded, policy, names, batch, trajectories is not None, judge_steps, asked, env_options)
+    job = _Job(loaded, policy, names, batch, trajectories is not None, judge_steps, drift, asked, env_options)
     attempts = [Attempt(seed, trial=trial) for seed in range(seed_start, seed_start + n) for trial in range(trials)]
     measures: list[EpisodeMeasure] = []
 
@@ -211,7 +217,7 @@ def evaluate(
     config = EvaluationConfig(
         scenario=loaded.name,
         scenario_version=loaded.version,
-        toolbox_version=loaded.toolbox.version,
+        toolbox_version=job.toolbox.version,
         toolenv_version=__version__,
         policy=measures[0].policy,
         families=names,
@@ -240,13 +246,20 @@ class _Job:
     batch: int
     keep: bool
     judge_steps: bool
+    drift: DriftedToolbox | None
     user: EndpointSettings | None
     env_options: dict[str, Any]
 
     @cached_property
     def _acting(self) -> Policy:
         policy = make_policy(self.policy) if isinstance(self.policy, str) else self.policy
+        if self.drift is not None:
+            return behind_drift(policy)
         return MentoredPolicy(policy, repairs=0) if self.judge_steps else policy
+
+    @property
+    def toolbox(self) -> Toolbox:
+        return self.scenario.toolbox if self.drift is None else self.drift
 
     @cached_property
     def _user(self) -> UserModel | None:
@@ -257,11 +270,16 @@ class _Job:
         return Sampler(self.scenario, self.families)
 
     def run(self, attempts: Iterable[Attempt]) -> Iterator[tuple[EpisodeMeasure, Trajectory | None]]:
-        options: dict[str, Any] = {"families": self.families, "batch": self.batch, "user": self._user}
+        options: dict[str, Any] = {
+            "families": self.families,
+            "batch": self.batch,
+            "drift": self.drift,
+            "user": self._user,
+        }
         options |= self.env_options
         for trajectory in rollout(self.scenario, self._acting, attempts, **options):
-            task = self._sampler.task_of(trajectory.family, trajectory.seed)
-            yield measure(trajectory, self.scenario.toolbox, task), trajectory if self.keep else None
+            task = self._sampler.task_of(trajectory.family, trajectory.seed) if self.drift is None else None
+            yield measure(trajectory, self.toolbox, task), trajectory if self.keep else None
 
 
 _JOB: list[_Job] = []

@@ -6,7 +6,7 @@ when the student writes its own. What the assistant wrote is REASON or ACT, ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -52,13 +52,27 @@ def encode(
             yield Example(ids, [kind for part, (_, kind) in zip(encoded, spans, strict=True) for _ in part])
 
 
-def make_batches(examples: Iterable[Example], batch_tokens: int, seed: int) -> list[list[Example]]:
-    """Batches of examples of like length, each of at most `batch_tokens` tokens when padded (or of one example)."""
+def shared_prefix(examples: Sequence[Example]) -> int:
+    """With how many tokens that others wrote all examples begin, such as a listing of the tools; one less, so that
+    what comes next can be predicted without them."""
+    first = examples[0]
+    for i in range(min(len(example.input_ids) for example in examples)):
+        if any(e.kinds[i] is not SpanKind.OBSERVE or e.input_ids[i] != first.input_ids[i] for e in examples):
+            return max(0, i - 1)
+    return 0
+
+
+def make_batches(examples: Iterable[Example], batch_tokens: int, seed: int, *, shared: int = 0) -> list[list[Example]]:
+    """Batches of examples of like length, each of at most `batch_tokens` tokens when padded (or of one example).
+
+    Args:
+        shared: tokens at the beginning of each that are not counted, since a batch computes them once.
+    """
     rng = Random(seed)
     batches: list[list[Example]] = [[]]
     for example in sorted(examples, key=lambda example: (len(example.input_ids), rng.random())):
         # Sorted by length, so the newest is the longest of its batch.
-        if batches[-1] and (len(batches[-1]) + 1) * len(example.input_ids) > batch_tokens:
+        if batches[-1] and (len(batches[-1]) + 1) * (len(example.input_ids) - shared) > batch_tokens:
             batches.append([])
         batches[-1].append(example)
     return batches

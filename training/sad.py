@@ -4,7 +4,8 @@ The losses themselves are in `losses`, with what the paper (arXiv 2505.13820) le
 trainer with equal weights. It imports torch and TRL; import it within functions.
 
 A step's loss is that of all its tokens, over accumulated batches and processes. The load-balancing loss of
-mixture-of-experts models is left out.
+mixture-of-experts models is left out. What all conversations begin with, such as the schemas of the tools, is computed
+once a batch: its keys and values serve every row, and its gradient is the sum of theirs.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ class SADTrainer(SFTTrainer):  # type: ignore[misc]  # trl's types are skipped
 
     Args:
         loss: weights, reduction, share of the KL.
+        shared: with how many tokens all rows begin that carry no loss; they are computed once a batch.
         teacher: whose distribution is learned; without one, the loss is cross-entropy.
         given: SFTTrainer's arguments.
     """
 
-    def __init__(self, *, loss: SpanLoss, teacher: PreTrainedModel | None = None, **given: Any) -> None:
+    def __init__(
+        self, *, loss: SpanLoss, teacher: PreTrainedModel | None = None, shared: int = 0, **given: Any
+    ) -> None:
         super().__init__(**given)
+        self.shared = shared
         self.reduction, self.kl_weight = loss.reduction, loss.kl_weight
         self.span_weights = torch.tensor(loss.weights, device=self.accelerator.device)  # (K,)
         self.teacher = None if teacher is None else teacher.to(self.accelerator.device).eval()
@@ -56,15 +61,15 @@ class SADTrainer(SFTTrainer):  # type: ignore[misc]  # trl's types are skipped
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """The batch's part of the step's loss, in nats a token; `num_items_in_batch` is of `get_batch_samples`."""
-        ids, kinds = inputs["input_ids"], inputs["kinds"]  # (B, T), (B, T)
+        ids, kinds = inputs["input_ids"], inputs["kinds"][:, self.shared :]  # (B, S + T), (B, T)
         counts = count_kinds(kinds) if num_items_in_batch is None else num_items_in_batch  # (K,)
         trained = self.span_weights[kinds[:, 1:]] > 0  # (B, T - 1), N of them
-        outputs = model(input_ids=ids, use_cache=False)
+        outputs = forward(model, ids, self.shared)
         student = logprobs(outputs.logits, trained)  # (N, V)
-        losses = cross_entropy(student, ids[:, 1:][trained])  # (N,)
+        losses = cross_entropy(student, ids[:, self.shared + 1 :][trained])  # (N,)
         if self.teacher is not None:
             with torch.no_grad():
-                teacher = logprobs(self.teacher(input_ids=ids, use_cache=False).logits, trained)  # (N, V)
+                teacher = logprobs(forward(self.teacher, ids, self.shared).logits, trained)  # (N, V)
             losses = (1 - self.kl_weight) * losses + self.kl_weight * forward_kl(teacher, student)
         factors = span_factors(counts, self.span_weights, self.reduction)  # (K,)
         # Gradients are averaged over processes, while `counts` are of all of them.
@@ -73,6 +78,15 @@ class SADTrainer(SFTTrainer):  # type: ignore[misc]  # trl's types are skipped
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+
+def forward(model: PreTrainedModel, ids: Tensor, shared: int = 0) -> Any:
+    """The model's output for (B, S + T) ids, of which the first S are the same in all rows; logits are (B, T, V)."""
+    if not shared:
+        return model(input_ids=ids, use_cache=False)
+    past = model(input_ids=ids[:1, :shared], use_cache=True, logits_to_keep=1).past_key_values
+    past.batch_repeat_interleave(len(ids))
+    return model(input_ids=ids[:, shared:], past_key_values=past, use_cache=True)
 
 
 def count_kinds(kinds: Tensor) -> Tensor:

@@ -16,19 +16,21 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from toolenv.agents.language_model import CHAT_STYLE, STYLE_FILE, ModelError, PromptStyle
+from toolenv.agents.shipped_models import BASE_MODELS
 from toolenv.agents.trajectory import Trajectory
 from toolenv.tools.toolbox import Toolbox
 from toolenv.training.base_models import base_model_path
 from toolenv.training.checkpoints import CHECKPOINTS, Checkpoints
 from toolenv.training.curriculum import Curriculum, draw_order
-from toolenv.training.examples import Example, encode, make_batches
+from toolenv.training.examples import Example, encode, make_batches, shared_prefix
 from toolenv.training.losses import SpanLoss
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
     from toolenv.training.sad import SADTrainer
 
-BASE_MODELS = ("toolenv-tiny", "toolenv-small")
+LEAST_SHARED: Final = 32
+"""Tokens: a shorter beginning that all conversations share is computed with each of them."""
 
 OnStep = Callable[[int, int, float], None]
 """Is told of a run: step, steps in all, loss."""
@@ -51,6 +54,9 @@ class LoraSettings(BaseModel):
     alpha: float = Field(32.0, gt=0, description="Scale of the additions, times rank.")
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str = Field("all-linear", description="Which layers get additions.")
+    in_full: tuple[str, ...] = Field(
+        (), description="Layers that are trained in full beside them, such as embed_tokens."
+    )
 
 
 class SFTSettings(BaseModel):
@@ -106,22 +112,65 @@ def train_sft(
         on_step: called at every log.
 
     Returns:
-        A summary: examples, tokens, steps, first and last loss; seconds and tokens a second of what was not done
-        before an interruption.
+        A summary: examples, tokens, steps, first and last loss, versions of the tools that the data call; seconds and
+        tokens a second of what was not done before an interruption.
 
     Raises:
         ModelError: there is no such model, its chat template can not be trained on, or no trajectory is short enough.
         FolderTaken: the checkpoints in `out` are another run's.
     """
+    settings = settings or SFTSettings()
+    out = Path(out)
+    fitted = fit(trajectories, toolbox, out, settings, on_step)
+    model, summary = fitted.model, fitted.summary
+    if settings.lora is not None:
+        model = model.float().merge_and_unload()  # bfloat16 would round small additions away
+    summary["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    if is_main_process():
+        _save(model, fitted.tokenizer, fitted.style, out)
+        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+        if fitted.checkpoints is not None:
+            fitted.checkpoints.clear()
+    return summary
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training ends with; LoRA additions are still apart from the model's weights.
+
+    Attributes:
+        summary: as `train_sft` gives it.
+        checkpoints: to be cleared once the model is saved.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    style: PromptStyle
+    summary: dict[str, Any]
+    checkpoints: Checkpoints | None
+
+
+def fit(
+    trajectories: Iterable[Trajectory],
+    toolbox: Toolbox,
+    out: Path,
+    settings: SFTSettings,
+    on_step: OnStep | None = None,
+) -> Fitted:
+    """Train a model and save nothing but checkpoints, in `out`.
+
+    Raises:
+        ModelError, FolderTaken: as `train_sft`.
+    """
     import torch
 
-    settings = settings or SFTSettings()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    out = Path(out)
     model, tokenizer, style = load_model(settings)
     teacher = load_teacher(settings, tokenizer, style)
-    examples = list(encode(trajectories, tokenizer, toolbox, style, max_length=settings.max_length))
+    tools: dict[str, str] = {}
+    noted = _noting_tools(trajectories, tools)
+    examples = list(encode(noted, tokenizer, toolbox, style, max_length=settings.max_length))
     if not examples:
         raise ModelError(f"nothing to train on: no trajectory has at most {settings.max_length} tokens")
     batches = drawn_batches(examples, settings, teacher)
@@ -135,15 +184,12 @@ def train_sft(
         # torch warns of its own scheduler call order and pin_memory on a CPU; neither is ours to mend.
         warnings.filterwarnings("ignore", module=r"torch\..*")
         result = trainer.train(resume_from_checkpoint=last)
-    model = trainer.model
-    if settings.lora is not None:
-        model = model.float().merge_and_unload()  # bfloat16 would round small additions away
     losses = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     tokens, seconds = sum(map(_tokens, batches)), result.metrics["train_runtime"]
     now = batches[begun * settings.accumulation * trainer.args.world_size :]
     summary = {
         "examples": len(examples),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "tokens": tokens,
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
@@ -152,13 +198,16 @@ def train_sft(
         "last_loss": losses[-1][1] if losses else None,
         "losses": losses,
         "settings": settings.model_dump(mode="json"),
+        "tools": dict(sorted(tools.items())),
     }
-    if is_main_process():
-        _save(model, tokenizer, style, out)
-        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
-        if checkpoints is not None:
-            checkpoints.clear()
-    return summary
+    return Fitted(trainer.model, tokenizer, style, summary, checkpoints)
+
+
+def _noting_tools(trajectories: Iterable[Trajectory], tools: dict[str, str]) -> Iterator[Trajectory]:
+    """The trajectories; `tools` gets the versions of the tools that they call."""
+    for trajectory in trajectories:
+        tools.update(trajectory.tool_versions)
+        yield trajectory
 
 
 def load_model(settings: SFTSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptStyle]:
@@ -209,13 +258,25 @@ def drawn_batches(
     examples: list[Example], settings: SFTSettings, teacher: PreTrainedModel | None = None
 ) -> list[list[Example]]:
     """The batches to train on in their order, some more than once, until epochs or tokens are spent."""
-    batches = make_batches(examples, settings.batch_tokens, settings.seed)
+    shared = _shared(examples, settings)
+    batches = make_batches(examples, settings.batch_tokens, settings.seed, shared=shared)
     sizes = [_tokens(batch) for batch in batches]
     budget = settings.epochs * sum(sizes)
     if settings.max_tokens is not None:
         budget = min(budget, settings.max_tokens)
     hardness = _hardness(batches, settings.curriculum, teacher)
     return [batches[i] for i in draw_order(sizes, budget, settings.seed, settings.curriculum, hardness)]
+
+
+def _shared(examples: Sequence[Example], settings: SFTSettings) -> int:
+    """How many tokens at the beginning of all examples are computed once a batch; 0 if that can not be or gains little.
+
+    Checkpointed layers keep no keys and values, and several processes expect one forward pass a batch.
+    """
+    if settings.gradient_checkpointing or settings.loss.observe_weight or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return 0
+    shared = shared_prefix(examples)
+    return shared if shared >= LEAST_SHARED else 0
 
 
 def _hardness(
@@ -293,11 +354,14 @@ def make_trainer(
             lora_alpha=settings.lora.alpha,
             lora_dropout=settings.lora.dropout,
             target_modules=settings.lora.target_modules,
+            modules_to_save=list(settings.lora.in_full) or None,
+            ensure_weight_tying=bool(settings.lora.in_full),
             task_type="CAUSAL_LM",
         )
     trainer = SADTrainer(
         loss=settings.loss,
         teacher=teacher,
+        shared=_shared([example for batch in batches for example in batch], settings),
         model=model,
         args=config,
         train_dataset=Dataset.from_list([row_of(batch) for batch in batches]),

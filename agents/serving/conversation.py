@@ -1,8 +1,8 @@
 """Conversations whose world is elsewhere: from a request's messages and tools to what a policy acts on.
 
-Tools that the service's scenario has, to the letter, are its own: with their validation and the forms of their
-identifiers. Others are known by their schemas alone. A request that names none may call all of the scenario's, since a
-specialist has them in its weights.
+Tools that a scenario of the service has, to the letter, are its own: with their validation and the forms of their
+identifiers. Others are known by their schemas alone. A request that names none may call all of the first scenario's,
+since a specialist has them in its weights.
 
 What a policy computed of a conversation is kept under the digest of what was said and done, and handed out once: who
 asks for a second turn after the same messages has it computed anew.
@@ -61,16 +61,16 @@ class Conversations:
     """Reads requests, and keeps what was computed between the turns of a conversation.
 
     Args:
-        own: the toolbox of the scenario that the policy was trained for, if it is known.
+        own: the toolboxes of the scenarios that the policy was trained for, as far as they are known.
         most_bytes: that are kept. What was answered goes first, then what was longest without a turn.
 
     Attributes:
         kept_bytes: that are.
     """
 
-    def __init__(self, own: Toolbox | None, most_bytes: int) -> None:
+    def __init__(self, own: Sequence[Toolbox], most_bytes: int) -> None:
         self._own, self._most_bytes, self.kept_bytes = own, most_bytes, 0
-        self._functions = {} if own is None else {spec.name: _function(spec.to_openai()) for spec in own.specs}
+        self._functions = [{spec.name: _function(spec.to_openai()) for spec in toolbox.specs} for toolbox in own]
         self._toolboxes: OrderedDict[bytes, Toolbox] = OrderedDict()
         self._memories: OrderedDict[bytes, Memory] = OrderedDict()
 
@@ -115,7 +115,7 @@ class Conversations:
 
     def _toolbox(self, tools: list[Json]) -> Toolbox:
         if not tools:
-            return Toolbox(()) if self._own is None else self._own
+            return self._own[0] if self._own else Toolbox(())
         key = hashlib.blake2b(orjson.dumps(tools, option=orjson.OPT_SORT_KEYS)).digest()
         if (toolbox := self._toolboxes.pop(key, None)) is None:
             toolbox = self._made(tools)
@@ -129,14 +129,15 @@ class Conversations:
         for name in logged.names:
             if not _NAME.fullmatch(name):
                 raise RecordError("tools: a name has 1 to 64 letters, digits, _ and -")
-        if self._own is None:
-            return logged
-        own = self._own
         theirs = {function["name"]: function for function in map(_function, tools)}
-        known = {name for name, function in theirs.items() if self._functions.get(name) == function}
-        if known == set(own.names) and logged.names == own.names:
+        known = [{name for name, told in theirs.items() if own.get(name) == told} for own in self._functions]
+        best = max(range(len(known)), key=lambda i: len(known[i]), default=None)
+        if best is None:
+            return logged
+        own, names = self._own[best], known[best]
+        if names == set(own.names) and logged.names == own.names:
             return own
-        return Toolbox((own[tool.name] if tool.name in known else tool for tool in logged), own.shown_identifiers)
+        return Toolbox((own[tool.name] if tool.name in names else tool for tool in logged), own.shown_identifiers)
 
 
 def _bytes(memory: Memory) -> int:

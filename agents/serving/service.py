@@ -17,6 +17,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from toolenv.agents.adapters import AdapterError
 from toolenv.agents.grounded import GrammarError
 from toolenv.agents.policy import Decision, PolicyStopped
 from toolenv.agents.serving.batcher import Batcher
@@ -49,7 +50,7 @@ class Service:
         self.began = int(time.time())
         self.stopping = False
         self.gate = Gate(settings.keys, per_minute=settings.per_minute, most=settings.most_requests)
-        self.conversations = Conversations(specialist.toolbox, settings.most_kept_bytes)
+        self.conversations = Conversations(specialist.toolboxes, settings.most_kept_bytes)
         self.metrics = Metrics(specialist.prices)
         self.threads = settings.threads or specialist.threads
         self._batcher = Batcher(
@@ -183,7 +184,7 @@ class Service:
         except PolicyStopped as stopped:
             tell("policy stopped", logging.ERROR, error=str(stopped))
             raise Refused(HTTPStatus.BAD_GATEWAY, "endpoint", "a model behind this one could not be asked") from None
-        except (GrammarError, RecordError) as error:
+        except (AdapterError, GrammarError, RecordError) as error:
             raise unfit(str(error), param="tools") from None
         except RecursionError:
             raise unfit("messages: nested too deeply", param="messages") from None

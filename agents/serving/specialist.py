@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolenv.agents.adapter_policy import AdapterSetPolicy
 from toolenv.agents.cascade import CascadeFile, CascadePolicy, Prices
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.policies import conversation_policy, endpoints_of
@@ -24,23 +25,23 @@ class Specialist:
 
     Attributes:
         name: by which clients ask for it.
-        toolbox: of the scenario that it was trained for; None if that is not known.
+        toolboxes: of the scenarios that it was trained for, as far as they are known.
         prices: of a cascade's tiers.
         threads: that suit it: one computes best alone, and a policy that waits for endpoints waits in several.
     """
 
     policy: ConversationPolicy
     name: str
-    toolbox: Toolbox | None = None
+    toolboxes: tuple[Toolbox, ...] = ()
     prices: Prices | None = None
     threads: int = 1
 
 
-def load_specialist(spec: str, *, scenario: str | None = None, name: str | None = None) -> Specialist:
+def load_specialist(spec: str, *, scenarios: Sequence[str] = (), name: str | None = None) -> Specialist:
     """The specialist that `spec` names, as `make_policy` takes it.
 
     Args:
-        scenario: whose tools it was trained for; a cascade's file tells it.
+        scenarios: whose tools it was trained for; a cascade's file tells it.
         name: else the policy's own.
 
     Raises:
@@ -48,11 +49,11 @@ def load_specialist(spec: str, *, scenario: str | None = None, name: str | None 
         ValueError, OperatorError: policy or scenario can not be made.
     """
     cascade = CascadeFile.read(Path(spec.removeprefix(_CASCADE))) if spec.startswith(_CASCADE) else None
-    if scenario is None and cascade is not None and cascade.scenario in shipped_scenarios():
-        scenario = cascade.scenario
-    toolbox = None if scenario is None else load_scenario(scenario).toolbox
+    if not scenarios and cascade is not None and cascade.scenario in shipped_scenarios():
+        scenarios = (cascade.scenario,)
+    toolboxes = tuple(load_scenario(scenario).toolbox for scenario in scenarios)
     policy = conversation_policy(spec)
-    if toolbox is None and any(student.style.aliases for student in _students(policy)):
+    if not toolboxes and any(student.style.aliases for student in _students(policy)):
         raise ServiceError(
             f"{spec}: reads identifiers as aliases, and what they look like stands in the scenario that it was trained "
             "for: name it with --scenario"
@@ -60,7 +61,7 @@ def load_specialist(spec: str, *, scenario: str | None = None, name: str | None 
     return Specialist(
         policy,
         name or policy.name,
-        toolbox,
+        toolboxes,
         None if cascade is None else cascade.prices,
         WAITING_THREADS if endpoints_of(spec) else 1,
     )
@@ -69,6 +70,8 @@ def load_specialist(spec: str, *, scenario: str | None = None, name: str | None 
 def _students(policy: object) -> Iterator[LanguageModelPolicy]:
     if isinstance(policy, LanguageModelPolicy):
         yield policy
+    if isinstance(policy, AdapterSetPolicy):
+        yield from policy.policies.values()
     if isinstance(policy, CascadePolicy):
         yield from _students(policy.small)
         yield from _students(policy.frontier)

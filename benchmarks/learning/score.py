@@ -47,13 +47,14 @@ from typing import Any
 from sad import with_interval
 
 from toolenv.agents.collect import collect
-from toolenv.agents.drift import DriftedPolicy, ResponseDrift
 from toolenv.agents.language_model import LanguageModelPolicy
 from toolenv.agents.mentor import CORRECTED, key_steps
 from toolenv.agents.records import read_trajectories, whole_file
 from toolenv.agents.trajectory import Trajectory
 from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.scenarios.splits import FIRST_TEST_SEED
+from toolenv.tools.drift import Kind
+from toolenv.tools.drifting import drifted
 from toolenv.training.evaluate import evaluate
 from toolenv.training.policy_gradient import PolicyGradientSettings, train_policy
 from toolenv.training.score import KeyStepRewards, key_step_sampler
@@ -73,6 +74,7 @@ STEP_WISE = {
     "decay": True,
     "max_new_tokens": 64,
 }
+DRIFT = (Kind.RESULT_FIELD, Kind.RESULT_FORMAT, Kind.ERROR_TEXT)
 RL_FROM: dict[str, tuple[str, dict[str, Any]]] = {"score": ("score-sft", {}), "fresh": ("score-fresh", {"decay": True})}
 RL_ARMS = ("", "-plain", "-long")
 MAX_NEW_TOKENS = 64  # the longest turn of the teacher has 48
@@ -224,11 +226,11 @@ class Seed:
 
     def measure(self, arm: str, evaluated: int) -> dict[str, Any]:
         policy = LanguageModelPolicy(self.student(arm), max_new_tokens=MAX_NEW_TOKENS)
-        drifted = DriftedPolicy(policy, ResponseDrift(self.scenario.toolbox, seed=self.seed))
+        drift = drifted(self.scenario.toolbox, DRIFT, severity=1.0, seed=self.seed)
         result: dict[str, Any] = {"arm": arm, "seed": self.seed}
-        for name, acting in (("plain", policy), ("drifted", drifted)):
+        for name, tools in (("plain", None), ("drifted", drift)):
             first = FIRST_TEST_SEED + evaluated * self.seed
-            scores = evaluate(self.scenario, acting, seed_start=first, n=evaluated, batch=100).overall
+            scores = evaluate(self.scenario, policy, seed_start=first, n=evaluated, batch=100, drift=tools).overall
             metrics = {key: getattr(scores, attribute) for key, attribute in METRICS.items()}
             result[name] = {key: None if metric is None else metric.value for key, metric in metrics.items()}
         if arm in ("score-sft", "clone", "score-on"):

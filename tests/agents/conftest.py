@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -198,3 +204,143 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     server = Endpoint()
     yield server
     server.close()
+
+
+# -- a service of ours, whose policy does as it is told ----------------------------------------------------
+
+PARROT = Path(__file__).with_name("parrot.py")
+SYSTEM = {"role": "system", "content": "Do as you are told."}
+
+
+class ServedParrot:
+    """A parrot in a process of its own."""
+
+    def __init__(self, log: Path, *options: str, **environment: str) -> None:
+        self.log = log
+        with log.open("ab") as stream:
+            known = {name: value for name, value in os.environ.items() if name != "TOOLENV_API_KEY"}
+            self.process = subprocess.Popen(
+                [sys.executable, str(PARROT), *options], stderr=stream, env=known | environment
+            )
+        self.url = str(self.told("listening")["url"])
+        self.port = int(self.url.split(":")[2].split("/")[0])
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def told(self, event: str) -> dict[str, Any]:
+        """The latest such event of the log, as soon as there is one."""
+        deadline = time.monotonic() + 60
+        while not (found := [told for told in self.events() if told["event"] == event]):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+        return found[-1]
+
+    def client(self, key: str = "none", retries: int = 0) -> Any:
+        import openai
+
+        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=retries, timeout=30)
+
+    def ask(self, *texts: str, key: str = "none", **named: Any) -> Any:
+        messages = [SYSTEM, *({"role": "user", "content": text} for text in texts)]
+        with self.client(key) as client:
+            reply = client.chat.completions.create(**{"model": "parrot", "messages": messages} | named)
+            return list(reply) if named.get("stream") else reply
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        status, _, body = self.send("GET", path, **headers)
+        return status, body
+
+    def send(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {name.replace("_", "-"): text for name, text in headers.items()})
+            reply = connection.getresponse()
+            return reply.status, dict(reply.getheaders()), reply.read().decode()
+
+    def post(self, body: bytes, **headers: str) -> tuple[int, dict[str, str], Any]:
+        named = {"Content_Type": "application/json"} | headers
+        status, answered, text = self.send("POST", "/v1/chat/completions", body, **named)
+        return status, answered, json.loads(text)
+
+    def metric(self, series: str) -> float:
+        lines = dict(line.rsplit(" ", 1) for line in self.get("/metrics")[1].splitlines() if line[0] != "#")
+        return float(lines.get(series, 0))
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def together(self, texts: list[str]) -> list[Any]:
+        """What becomes of each, asked side by side, the first a little ahead: content, a tool's name or a status."""
+        import openai
+
+        outcomes: list[Any] = [None] * len(texts)
+
+        def ask(place: int, text: str) -> None:
+            try:
+                message = self.ask(text).choices[0].message
+            except openai.APIStatusError as error:
+                outcomes[place] = error.status_code
+            else:
+                outcomes[place] = message.tool_calls[0].function.name if message.tool_calls else message.content
+
+        threads = [threading.Thread(target=ask, args=item) for item in enumerate(texts)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1 if thread is threads[0] else 0)
+        for thread in threads:
+            thread.join()
+        return outcomes
+
+    @contextlib.contextmanager
+    def held(self, released: Path, count: int) -> Iterator[list[Any]]:
+        """Requests that are under way until the file is there; what becomes of them, when the block has ended."""
+        outcomes: list[Any] = []
+        with self.background(lambda: outcomes.extend(self.together([f"hold {released}"] * count))):
+            self.wait_for(lambda: self.metric("toolenv_requests_under_way") == count)
+            yield outcomes
+
+    @staticmethod
+    @contextlib.contextmanager
+    def background(work: Callable[[], object]) -> Iterator[None]:
+        """Work that goes on beside the block, and is waited for at its end."""
+        thread = threading.Thread(target=work)
+        thread.start()
+        yield
+        thread.join()
+
+    @staticmethod
+    def wait_for(holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not holds():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., ServedParrot]]:
+    started: list[ServedParrot] = []
+
+    def make(*options: str, **environment: str) -> ServedParrot:
+        started.append(ServedParrot(tmp_path / f"log{len(started)}", *options, **environment))
+        return started[-1]
+
+    yield make
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def parrot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedParrot]:
+    """One for all that leaves it as it is: without keys, with small limits."""
+    server = ServedParrot(tmp_path_factory.mktemp("parrot") / "log", "--most_body_bytes", "20000")
+    yield server
+    server.kill()

@@ -3,7 +3,8 @@
     python parrot.py [--SETTING VALUE ...]
 
 The last user's message, or a tool's result that begins with `then `, is one of: `say TEXT`, `call NAME {JSON}`,
-`write TEXT` (what can not be read), `wait SECONDS TEXT`, `fail`, `endpoint` (a model behind this one is down).
+`write TEXT` (what can not be read), `wait SECONDS`, `hold FILE` (until it is there), `fail`, `endpoint` (a model behind
+this one is down).
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ class Parrot:
         texts = [str(episode.messages[-1]["content"]).removeprefix("then ") for episode in episodes]
         if "fail" in texts:
             raise RuntimeError("secret-of-the-parrot")
-        time.sleep(max((float(text.split()[1]) for text in texts if text.startswith("wait ")), default=0.0))
+        for verb, _, rest in (text.partition(" ") for text in texts):
+            if verb == "wait":
+                time.sleep(float(rest))
+            while verb == "hold" and not Path(rest).exists():
+                time.sleep(0.01)
         decided = [self._decision(episode, text) for episode, text in zip(episodes, texts, strict=True)]
         if "endpoint" in texts:
             stopped = EndpointError("it is down")
@@ -61,7 +66,7 @@ def main() -> None:
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     keys = Keys.read(given.pop("keys", None))
     serve(
-        Specialist(Parrot(), NAME, load_scenario("crm").toolbox),
+        Specialist(Parrot(), NAME, (load_scenario("crm").toolbox,)),
         ServeSettings(**({"port": 0, "keys": keys, "log_requests": True} | given)),
     )
 

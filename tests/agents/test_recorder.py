@@ -519,8 +519,9 @@ def test_a_redaction_that_fails_lets_nothing_through(recorder, caplog):
 # -- whatever happens ----------------------------------------------------------------------------------
 
 WORDS = st.text(max_size=12)
-NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
-VALUES = st.none() | st.booleans() | NUMBERS | WORDS
+VALUES = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | WORDS
+)
 ARGUMENTS = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), VALUES, max_size=3)
 TURNS = st.lists(st.lists(st.tuples(WORDS, ARGUMENTS, WORDS), max_size=3), min_size=1, max_size=4)
 

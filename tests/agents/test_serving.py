@@ -34,7 +34,7 @@ from toolenv.agents.serving.specialist import load_specialist
 from toolenv.agents.serving.wire import ChatRequest, Turn, chunks, completion, read_request
 from toolenv.agents.trajectory import Trajectory
 from toolenv.envs.actions import Answer, Malformed, parse_action
-from toolenv.scenarios.loading import Scenario
+from toolenv.scenarios.loading import Scenario, load_scenario
 from toolenv.tools.toolbox import Toolbox
 
 texts = st.text(max_size=20) | st.sampled_from(["<|call|>x {", '{"answer": "x"}', "data: x\n\n", ""])
@@ -68,7 +68,7 @@ def request(messages: Sequence[object], **named: object):
 
 
 def test_the_tools_of_the_scenario_are_its_own(scenario: Scenario) -> None:
-    own, conversations = scenario.toolbox, Conversations(scenario.toolbox, 1 << 20)
+    own, conversations = scenario.toolbox, Conversations([scenario.toolbox], 1 << 20)
     asked = [{"role": "user", "content": "x"}]
     tools = orjson.loads(orjson.dumps(own.to_openai()))
     assert conversations.opened(request(asked)).toolbox is own
@@ -82,8 +82,18 @@ def test_the_tools_of_the_scenario_are_its_own(scenario: Scenario) -> None:
     assert [drifted[name] is own[name] for name in drifted.names].count(False) == 1
 
 
+def test_of_several_scenarios_the_one_that_fits_best_is_taken(scenario: Scenario) -> None:
+    other = load_scenario("database").toolbox
+    conversations = Conversations([scenario.toolbox, other], 1 << 20)
+    asked = [{"role": "user", "content": "x"}]
+    for own in (scenario.toolbox, other):
+        tools = orjson.loads(orjson.dumps(own.to_openai()))
+        assert conversations.opened(request(asked, tools=tools)).toolbox is own
+    assert conversations.opened(request(asked)).toolbox is scenario.toolbox
+
+
 def test_what_was_computed_is_handed_out_once_and_to_who_goes_on(scenario: Scenario) -> None:
-    conversations = Conversations(scenario.toolbox, 1 << 20)
+    conversations = Conversations([scenario.toolbox], 1 << 20)
     asked = [{"role": "user", "content": "x"}]
     first = conversations.opened(request(asked))
     first.memory["mine"] = 1
@@ -106,7 +116,7 @@ class Kept:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40_000), st.booleans()), max_size=30))
 def test_what_is_kept_stays_within_its_bound(turns: list[tuple[int, int, bool]]) -> None:
-    conversations = Conversations(None, 100_000)
+    conversations = Conversations([], 100_000)
     sizes: dict[int, int] = {}
     for number, size, answered in turns:
         opened = conversations.opened(request([{"role": "user", "content": str(number)}]))
@@ -204,7 +214,7 @@ messages = st.lists(
 @settings(deadline=None)
 @given(messages, st.lists(values | st.dictionaries(texts, values), max_size=2))
 def test_no_conversation_is_worse_than_refused(said: list[object], tools: list[object]) -> None:
-    conversations = Conversations(None, 1 << 20)
+    conversations = Conversations([], 1 << 20)
     outcome = refused_or(lambda: conversations.opened(request(said, tools=tools)))
     if isinstance(outcome, Refused):
         assert outcome.status == 400
@@ -357,8 +367,8 @@ def test_what_needs_an_environment_is_not_served(tmp_path: Path) -> None:
     assert conversation_policy(endpoint).name == "m"
     served = load_specialist(f"cascade:{tmp_path / 'good.json'}", name="both")
     assert (served.name, served.threads) == ("both", 8)
-    assert served.toolbox is not None
-    assert "get_order_status" in served.toolbox
+    (toolbox,) = served.toolboxes
+    assert "get_order_status" in toolbox
     for spec in ("oracle", "teacher", "random", "faulty:0.2", f"mentored:{endpoint}", f"consistent:3:{endpoint}"):
         with pytest.raises(ValueError, match="acts by the environment"):
             conversation_policy(spec)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from toolenv.agents.language_model import CHAT_STYLE, LanguageModelPolicy, ModelError, Prompter, PromptStyle, Student
+from toolenv.agents.language_model import (
+    CHAT_STYLE,
+    LanguageModelPolicy,
+    ModelError,
+    Prompter,
+    PromptStyle,
+    Student,
+    ToolListing,
+)
 from toolenv.agents.rollout import Attempt, rollout
 from toolenv.agents.trajectory import Trajectory, messages_of_step
 from toolenv.envs.actions import Answer, Call, Malformed
 from toolenv.scenarios.loading import Scenario
+from toolenv.tools.calls import json_text
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +112,42 @@ def test_a_students_aliases_are_resolved_on_the_way_back(crm: Scenario) -> None:
     assert call == Call("get_order_status", {"order_id": "ORD-00042"}, "Look.")
     assert prompter.action("<|answer|>Ask <e1>.<|end|>") == Answer("Ask ana@example.com.")
     assert isinstance(prompter.action("no token"), Malformed)
+
+
+@pytest.mark.parametrize("dialect", ["toolenv", "hermes"])
+def test_a_student_is_shown_as_much_of_the_tools_as_its_style_says(
+    crm: Scenario, fresh_model: Path, dialect: str
+) -> None:
+    tokenizer = Student.load(fresh_model).tokenizer
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello CUS-00007."}]
+
+    def shown(tools: str) -> str:
+        style = PromptStyle(dialect=dialect, tools=ToolListing(tools))
+        return Prompter(style, crm.toolbox, tokenizer).context(messages)
+
+    assert "get_order_status" not in shown("none")
+    assert "\nget_order_status\n" in shown("names")
+    assert "\nget_order_status(order_id)\n" in shown("signatures")
+    every = shown("schemas")
+    for tool in crm.toolbox.to_openai():
+        assert json_text(tool) in every, "examples of identifiers in a schema get no alias"
+    assert len(shown("none")) < len(shown("names")) < len(shown("signatures")) < len(every)
+    assert "Be brief." not in every
+    assert "Hello <c1>." in every, "the first identifier of the conversation is the first alias"
+
+
+def test_styles_from_before_there_were_several_listings_are_read(tmp_path: Path) -> None:
+    for dialect, tools, listing in (
+        ("toolenv", True, ToolListing.SIGNATURES),
+        ("hermes", True, ToolListing.SCHEMAS),
+        ("toolenv", False, ToolListing.NONE),
+        ("toolenv", "names", ToolListing.NAMES),
+    ):
+        (tmp_path / "toolenv.json").write_text(json.dumps({"dialect": dialect, "tools": tools}))
+        assert PromptStyle.load(tmp_path).tools is listing
+    (tmp_path / "toolenv.json").write_text('{"tools": "most"}')
+    with pytest.raises(ModelError, match="tools can not be shown as 'most'; there is: none, names"):
+        PromptStyle.load(tmp_path)
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path, fresh_model: Path) -> None:

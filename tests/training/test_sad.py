@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from typer.testing import CliRunner
 
 from toolenv.agents.dialects import SpanKind
-from toolenv.agents.language_model import LanguageModelPolicy, ModelError, PromptStyle
+from toolenv.agents.language_model import LanguageModelPolicy, ModelError, PromptStyle, ToolListing
 from toolenv.agents.records import write_jsonl
 from toolenv.agents.trajectory import Trajectory
 from toolenv.cli import app
@@ -285,3 +285,26 @@ def test_two_processes_train_one_student(
     assert summary["steps"] == alone["steps"]
     for (_, mine), (_, other) in zip(summary["losses"], alone["losses"], strict=True):
         assert mine == pytest.approx(other, rel=2e-2)
+
+
+def test_what_all_conversations_begin_with_is_computed_once_and_the_gradient_is_the_same(
+    crm: Scenario, solved: list[Trajectory], fresh_model: Path, tmp_path: Path
+) -> None:
+    style = PromptStyle(tools=ToolListing.SIGNATURES)
+    settings = SFTSettings(model=str(fresh_model), style=style, batch_tokens=512, max_length=1_024)
+    gradients, losses = [], []
+    for shared in (None, 0):
+        model, tokenizer, _ = load_model(settings)
+        listed = list(encode(solved, tokenizer, crm.toolbox, style, max_length=1_024))
+        batches = drawn_batches(listed, settings)
+        trainer = make_trainer(model, tokenizer, None, batches, tmp_path, settings)
+        assert trainer.shared > 300, "the listing of the tools"
+        if shared is not None:
+            trainer.shared = shared
+        loss = trainer.compute_loss(trainer.model, collate([row_of(batches[0])]))
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert len(batches[0]) > 1
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)

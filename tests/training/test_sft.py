@@ -71,6 +71,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     with pytest.raises(Killed):
         train_sft(solved, crm.toolbox, tmp_path / "cut", given, on_step=killed)
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["checkpoints"]
+    half = tmp_path / "cut" / "checkpoints" / "checkpoint-7"  # killed again, while it was written
+    half.mkdir()
+    (half / "config.json").write_text("{}")
     seen: list[int] = []
     summary = train_sft(solved, crm.toolbox, tmp_path / "cut", given, on_step=lambda step, *_: seen.append(step))
     assert min(seen) == 7
