@@ -15,12 +15,13 @@ import re
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from toolenv.agents.language_model import STYLE_FILE, PromptStyle
+from toolenv.agents.model_file import read_model
 from toolenv.agents.records import whole_file
 from toolenv.agents.routing import Route
 from toolenv.tools.errors import OperatorError
@@ -30,8 +31,6 @@ SCHEMA_VERSION: Final = 1
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 _BASE_FILES: Final = ("config.json", "tokenizer.json", "*.safetensors")
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class AdapterError(OperatorError):
@@ -73,7 +72,7 @@ class AdapterCard(BaseModel):
         Raises:
             AdapterError: the card or the weights are missing, damaged or of another version.
         """
-        card = _read(cls, folder / CARD_FILE, "no adapter here")
+        card = read_model(cls, folder / CARD_FILE, AdapterError, missing="no adapter here")
         weights = folder / WEIGHTS_FILE
         if not weights.is_file():
             raise AdapterError(f"{weights}: no such file; weights are only read from safetensors")
@@ -123,7 +122,9 @@ class AdapterSet(BaseModel):
         Raises:
             AdapterError: missing, damaged or of another version.
         """
-        return _read(cls, folder / SET_FILE, "no set of adapters here; `toolenv train adapter` makes one")
+        return read_model(
+            cls, folder / SET_FILE, AdapterError, missing="no set of adapters here; `toolenv train adapter` makes one"
+        )
 
     @property
     def digest(self) -> str:
@@ -180,15 +181,3 @@ def digest_of(files: Iterable[Path]) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _read(kind: type[Model], path: Path, missing: str) -> Model:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise AdapterError(f"{path}: no such file: {missing}") from None
-    except OSError as error:
-        raise AdapterError(f"{path}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise AdapterError(f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from None

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from toolenv.agents.dialects import ToolenvDialect
 from toolenv.agents.doubt import Doubt, features_of
+from toolenv.agents.model_file import read_model
 from toolenv.agents.policy import Decision, Episode, Policy, PolicyStopped
 from toolenv.agents.records import whole_file
 from toolenv.agents.trajectory import Step, Trajectory
@@ -233,16 +234,8 @@ class CascadeFile(BaseModel):
         """Raises:
         CascadeError: missing, damaged or of another version; names file, field and rule.
         """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise CascadeError(f"{path}: no such file; `toolenv cascade fit` writes one") from None
-        except OSError as error:
-            raise CascadeError(f"{path}: {error.strerror}") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            name = ".".join(map(str, first["loc"])) or "cascade"
-            raise CascadeError(f"{path}: {name}: {first['msg']}") from None
+        missing = "`toolenv cascade fit` writes one"
+        return read_model(cls, path, CascadeError, missing=missing, whole="cascade")
 
     def write(self, path: Path) -> None:
         """Write it; it appears when it is whole."""
